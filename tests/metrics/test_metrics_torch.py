@@ -1,0 +1,122 @@
+"""The same functions on PyTorch tensors: equal values, and gradients that never turn to NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from unitprobe import metrics
+
+
+@pytest.fixture(scope="module")
+def layer():
+    rng = np.random.default_rng(11)
+    labels = rng.permutation(np.repeat([0, 1, 3], [9, 4, 17]))
+    responses = np.maximum(rng.normal(size=(4, 8))[labels] + rng.normal(size=(30, 8)), 0)
+    responses[:, 2] = 0.0
+    return responses, labels
+
+
+MEASURES = {
+    "class_means": lambda x, y: metrics.class_means(x, y, 5),
+    "class_selectivity": metrics.class_selectivity,
+    "ccmas": metrics.ccmas,
+    "preferred_class": metrics.preferred_class,
+    "activity_ratio": lambda x, y: metrics.activity_ratio(x, 1),
+    "lifetime_sparseness": lambda x, y: metrics.lifetime_sparseness(x),
+    "population_sparseness": lambda x, y: metrics.population_sparseness(x),
+    "hoyer_sparseness": lambda x, y: metrics.hoyer_sparseness(x),
+    "gini": lambda x, y: metrics.gini(x),
+    "kurtosis": lambda x, y: metrics.kurtosis(x),
+    "fraction_active": lambda x, y: metrics.fraction_active(x),
+    "dead": lambda x, y: metrics.dead(x),
+    "covariance_spectrum": lambda x, y: metrics.covariance_spectrum(x),
+    "participation_ratio": lambda x, y: metrics.participation_ratio(x),
+    "effective_rank": lambda x, y: metrics.effective_rank(x),
+    "components_95": lambda x, y: metrics.components_95(x),
+    "linear_cka": lambda x, y: metrics.linear_cka(x, x[:, :3] ** 2),
+    "wide linear_cka": lambda x, y: metrics.linear_cka(x[:5], x[:5, :3] ** 2),
+    "shift": lambda x, y: metrics.apply_sign_policy(x - 0.3, "shift"),
+    "rectify": lambda x, y: metrics.apply_sign_policy(x - 0.3, "rectify"),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES.keys())
+def test_torch_gives_what_numpy_gives(layer, measure):
+    responses, labels = layer
+    expected = measure(responses, labels)
+    result = measure(torch.from_numpy(responses), torch.from_numpy(labels))
+    assert torch.is_tensor(result) or isinstance(result, int)
+    np.testing.assert_allclose(np.asarray(result), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_narrow_tensors_are_summed_in_float64(layer, dtype):
+    responses, labels = layer
+    narrow = torch.from_numpy(responses).to(dtype)
+    selectivity = metrics.class_selectivity(narrow, torch.from_numpy(labels))
+    assert selectivity.dtype == torch.float64
+    expected = metrics.class_selectivity(narrow.double().numpy(), labels)
+    np.testing.assert_allclose(selectivity, expected, rtol=1e-12)
+
+
+def test_labels_may_be_of_the_other_library(layer):
+    responses, labels = layer
+    expected = metrics.class_selectivity(responses, labels)
+    x, y = torch.from_numpy(responses), torch.from_numpy(labels)
+    np.testing.assert_allclose(metrics.class_selectivity(x, labels), expected, rtol=1e-12)
+    np.testing.assert_allclose(metrics.class_selectivity(responses, y), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", ["class", "stimulus"])
+def test_the_gradient_is_the_derivative(weighting):
+    labels = torch.tensor([0, 0, 1, 3, 3, 3])  # class 2 is absent
+    responses = torch.rand(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    responses.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: metrics.class_selectivity(x, labels, weighting=weighting, eps=1e-7), responses
+    )
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-7])
+def test_absent_classes_and_dead_units_give_finite_gradients(layer, eps):
+    responses, labels = layer
+    x = torch.tensor(responses, requires_grad=True)
+    selectivity = metrics.class_selectivity(x, torch.from_numpy(labels), eps=eps)
+    assert (selectivity[2] == 0) if eps else selectivity[2].isnan()
+    selectivity.nansum().backward()
+    assert x.grad.isfinite().all()
+    alive = [0, 1, 3, 4, 5, 6, 7]
+    assert (x.grad[:, alive].abs().sum(0) > 0).all()
+
+
+def test_the_gradient_of_the_tuning_curve_is_finite_where_a_class_is_absent():
+    means = torch.tensor([[1.0, 0.0], [2.0, 0.0], [float("nan")] * 2], requires_grad=True)
+    metrics.selectivity_index(means, eps=1e-7).sum().backward()
+    assert means.grad.isfinite().all()
+    assert (means.grad[2] == 0).all()
+
+
+def test_a_training_step_stays_in_single_precision_even_under_autocast(layer):
+    responses, labels = layer
+    x = torch.tensor(responses, dtype=torch.bfloat16)
+    expected = metrics.class_selectivity(x.double().numpy(), labels, eps=1e-7)
+    x.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        selectivity = metrics.class_selectivity(x, torch.from_numpy(labels), eps=1e-7)
+    assert selectivity.dtype == torch.float32
+    np.testing.assert_allclose(selectivity.detach(), expected, atol=2e-6)
+    selectivity.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert x.grad.isfinite().all()
+
+
+def test_sums_of_parts_give_the_means_of_the_whole(layer):
+    # What a loss does across processes: sums and counts are added before the ratio.
+    responses, labels = map(torch.from_numpy, layer)
+    sums = sum(metrics.class_sums(responses[i::3], labels[i::3], 5) for i in range(3))
+    counts = sum(metrics.class_counts(labels[i::3], 5) for i in range(3))
+    together = metrics.selectivity_index(sums / counts[:, None], counts, eps=1e-7)
+    whole = metrics.class_selectivity(responses, labels, eps=1e-7)
+    np.testing.assert_allclose(together, whole, rtol=1e-12)

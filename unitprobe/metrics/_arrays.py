@@ -1,0 +1,140 @@
+"""What every metric needs of its arrays: the namespace, enough precision, and clear refusals."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+import scipy.sparse
+from array_api_compat import array_namespace
+
+from unitprobe.errors import LabelError, ResponseError
+
+#: An array of any library that follows the array API standard; NumPy and PyTorch are tested.
+Array: TypeAlias = Any
+
+
+def as_array(values: Array) -> Array:
+    """Return `values` as an array: of its own library, or of NumPy if it is of none."""
+    return values if array_api_compat.is_array_api_obj(values) else np.asarray(values)
+
+
+def widen(array: Array) -> Array:
+    """Return `array` in the precision that sums are taken in.
+
+    That is float64, save for a PyTorch tensor that a gradient flows through, or that lies on a
+    device without float64: this is float32, or stays float64.
+    """
+    xp = array_namespace(array)
+    wide = xp.float64
+    if array_api_compat.is_torch_array(array):
+        in_training = array.requires_grad and array.dtype != xp.float64
+        if in_training or array.device.type == "mps":
+            wide = xp.float32
+    return xp.astype(array, wide, copy=False)
+
+
+def full_precision(array: Array) -> AbstractContextManager[None]:
+    """Return a context in which autocast does not halve the precision of matrix products."""
+    if not array_api_compat.is_torch_array(array):
+        return nullcontext()
+    import torch
+
+    return torch.autocast(array.device.type, enabled=False)
+
+
+def as_responses(responses: Array, name: str = "responses") -> Array:
+    """Return (stimulus, unit) responses in full precision.
+
+    Raises
+    ------
+    ResponseError
+        They are not a non-empty matrix of finite real numbers.
+    """
+    responses = as_array(responses)
+    xp = array_namespace(responses)
+    if responses.ndim != 2:
+        raise ResponseError(
+            f"{name} must have two dimensions (stimulus, unit), got shape "
+            f"{tuple(responses.shape)}; pool over positions first"
+        )
+    if 0 in responses.shape:
+        raise ResponseError(
+            f"{name} are empty: {responses.shape[0]} stimuli, {responses.shape[1]} units"
+        )
+    if not xp.isdtype(responses.dtype, ("bool", "integral", "real floating")):
+        raise ResponseError(f"{name} must be real numbers, got dtype {responses.dtype}")
+    responses = widen(responses)
+    finite = xp.isfinite(responses)
+    if not xp.all(finite):
+        nan = int(xp.sum(xp.isnan(responses)))
+        infinite = int(xp.sum(~finite)) - nan
+        size = responses.shape[0] * responses.shape[1]
+        raise ResponseError(
+            f"{name} must be finite, but of {size} values {nan} are NaN and {infinite} infinite"
+        )
+    return responses
+
+
+def as_labels(
+    labels: Array, class_count: int | None = None, responses: Array | None = None
+) -> Array:
+    """Return the class of each stimulus as integers, beside `responses` where these are given.
+
+    Raises
+    ------
+    LabelError
+        They are not one integer in 0..`class_count`-1 for each stimulus.
+    """
+    labels = as_array(labels)
+    shape = tuple(labels.shape)
+    if len(shape) != 1 or shape[0] == 0:
+        raise LabelError(f"labels must be one integer for each stimulus, got shape {shape}")
+    if responses is not None and shape[0] != responses.shape[0]:
+        raise LabelError(f"{shape[0]} labels do not fit {responses.shape[0]} stimuli")
+    if not array_namespace(labels).isdtype(labels.dtype, "integral"):
+        raise LabelError(f"labels must be integers 0..C-1, got dtype {labels.dtype}")
+    if responses is not None:
+        xp = array_namespace(responses)
+        labels = xp.asarray(labels, device=array_api_compat.device(responses))
+    xp = array_namespace(labels)
+    labels = xp.astype(labels, xp.int64)
+    lowest, highest = int(xp.min(labels)), int(xp.max(labels))
+    if lowest < 0:
+        raise LabelError(f"labels must be integers 0..C-1, but the lowest is {lowest}")
+    if class_count is not None and highest >= class_count:
+        raise LabelError(f"label {highest} is none of the classes 0..{class_count - 1}")
+    return labels
+
+
+def one_hot(labels: Array, class_count: int, dtype: Any) -> Any:
+    """Return the (class_name, stimulus) matrix that is 1 where the stimulus is of the class.
+
+    It stands on the left of a matrix product only: for NumPy it is sparse, which for 1,000
+    classes is hundreds of times cheaper.
+    """
+    if isinstance(labels, np.ndarray):
+        stimulus = np.arange(labels.shape[0])
+        entries = (np.ones(labels.shape[0], dtype), (labels, stimulus))
+        return scipy.sparse.csr_array(entries, shape=(class_count, labels.shape[0]))
+    xp = array_namespace(labels)
+    classes = xp.arange(class_count, device=array_api_compat.device(labels))
+    return xp.astype(labels[None, :] == classes[:, None], dtype)
+
+
+def centred(responses: Array) -> Array:
+    """Return responses less each unit's mean over stimuli; a constant unit is exactly 0."""
+    xp = array_namespace(responses)
+    # The mean of n equal numbers is not always that number; the mean of n zeros is 0.
+    responses = responses - responses[:1, :]
+    return responses - xp.mean(responses, axis=0, keepdims=True)
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """Return the quotient, NaN where the denominator is 0, without a warning or a NaN gradient."""
+    xp = array_namespace(numerator, denominator)
+    zero = denominator == 0
+    quotient = numerator / xp.where(zero, 1.0, denominator)
+    return xp.where(zero, xp.nan, quotient)
