@@ -1,0 +1,188 @@
+"""Class means under resampling: labels shuffled, or stimuli redrawn.
+
+Both lay the stimuli out by class anew and take the same sums, in blocks, as one sparse product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from unitprobe.errors import OptionError
+from unitprobe.metrics import class_counts
+from unitprobe.metrics._arrays import as_labels, as_responses
+
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+
+#: The most that one block of resampled class means, or of the draws behind it, may occupy.
+BLOCK_BYTES = 64 * 2**20
+
+
+def shuffled_class_means(
+    responses: ArrayLike,
+    labels: ArrayLike,
+    *,
+    resamples: int,
+    seed: int,
+    class_count: int | None = None,
+    block_size: int | None = None,
+) -> Iterator[FloatArray]:
+    """Class means after the labels were shuffled: what chance alone makes of each tuning curve.
+
+    Parameters
+    ----------
+    responses : array
+        (stimulus, unit), real and finite.
+    labels : array
+        (stimulus,), the class of each stimulus, integers 0..C-1.
+    resamples : int
+        How many times the labels are shuffled, at least 1.
+    seed : int
+        The same seed gives the same shuffles, whatever the units and the block size.
+    class_count : int, optional
+        The number of classes C. Without it, the highest label and one.
+    block_size : int, optional
+        Resamples in one block. Without it, as many as 64 MiB hold.
+
+    Yields
+    ------
+    array
+        (resample, class_name, unit), the next block of resamples; NaN in the row of a class
+        without stimuli.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+    LabelError
+        The labels are no integers 0..C-1, one for each stimulus.
+    OptionError
+        The number of resamples or the block size is below 1.
+
+    Notes
+    -----
+    Every shuffle keeps the number of stimuli of each class and, because all units share it, the
+    correlation between units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses, labels = np.arange(12.0).reshape(6, 2), np.array([0, 0, 0, 1, 1, 2])
+    >>> [block.shape for block in shuffled_class_means(responses, labels, resamples=5, seed=0)]
+    [(5, 3, 2)]
+    """
+    return _resampled_class_means(
+        _shuffle, responses, labels, resamples, seed, class_count, block_size
+    )
+
+
+def bootstrapped_class_means(
+    responses: ArrayLike,
+    labels: ArrayLike,
+    *,
+    resamples: int,
+    seed: int,
+    class_count: int | None = None,
+    block_size: int | None = None,
+) -> Iterator[FloatArray]:
+    """Class means of stimuli drawn with replacement: how far other stimuli would move each curve.
+
+    Parameters
+    ----------
+    responses, labels, resamples, seed, class_count, block_size
+        As `shuffled_class_means`.
+
+    Yields
+    ------
+    array
+        (resample, class_name, unit), the next block of resamples; NaN in the row of a class
+        without stimuli.
+
+    Raises
+    ------
+    ResponseError, LabelError, OptionError
+        As `shuffled_class_means`.
+
+    Notes
+    -----
+    The bootstrap is stratified: each class keeps its number of stimuli, drawn from its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses, labels = np.arange(12.0).reshape(6, 2), np.array([0, 0, 0, 1, 1, 2])
+    >>> (means,) = bootstrapped_class_means(responses, labels, resamples=5, seed=0)
+    >>> means[:, 2]  # the only stimulus of its class is always drawn
+    array([[10., 11.], [10., 11.], [10., 11.], [10., 11.], [10., 11.]])
+    """
+    return _resampled_class_means(
+        _redraw, responses, labels, resamples, seed, class_count, block_size
+    )
+
+
+# A draw lays stimuli out by class: the first counts[0] of them stand for class 0, and so on.
+Draw: TypeAlias = Callable[[np.random.Generator, IntArray, IntArray], IntArray]
+
+
+def _shuffle(rng: np.random.Generator, by_class: IntArray, counts: IntArray) -> IntArray:
+    """Draw the stimuli without replacement, across classes."""
+    return rng.permutation(by_class)
+
+
+def _redraw(rng: np.random.Generator, by_class: IntArray, counts: IntArray) -> IntArray:
+    """Draw the stimuli with replacement, each class from its own."""
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    return by_class[starts + rng.integers(np.repeat(counts, counts))]
+
+
+def _resampled_class_means(
+    draw: Draw,
+    responses: ArrayLike,
+    labels: ArrayLike,
+    resamples: int,
+    seed: int,
+    class_count: int | None,
+    block_size: int | None,
+) -> Iterator[FloatArray]:
+    values: FloatArray = as_responses(np.asarray(responses))
+    classes: IntArray = as_labels(np.asarray(labels), class_count, values)
+    counts = class_counts(classes, class_count).astype(np.int64)
+    if resamples < 1:
+        raise OptionError(f"resamples={resamples} must be at least 1")
+    if block_size is None:
+        block_size = max(1, BLOCK_BYTES // (8 * max(counts.size * values.shape[1], classes.size)))
+    if block_size < 1:
+        raise OptionError(f"block_size={block_size} must be at least 1")
+    return _blocks(draw, values, classes, counts, resamples, seed, block_size)
+
+
+def _blocks(
+    draw: Draw,
+    responses: FloatArray,
+    labels: IntArray,
+    counts: IntArray,
+    resamples: int,
+    seed: int,
+    block_size: int,
+) -> Iterator[FloatArray]:
+    stimuli, units = responses.shape
+    by_class = np.argsort(labels, kind="stable")
+    rng = np.random.default_rng(seed)
+    divisor = np.where(counts > 0, counts, np.nan)[:, None]
+    for first in range(0, resamples, block_size):
+        size = min(block_size, resamples - first)
+        drawn = np.stack([draw(rng, by_class, counts) for _ in range(size)])
+        # Every class of every resample is one row of a sparse matrix with a 1 for each stimulus
+        # drawn for it, so that one product sums the whole block.
+        row_ends = np.cumsum(np.tile(counts, size))
+        membership: Any = scipy.sparse.csr_array(
+            (np.ones(drawn.size), drawn.ravel(), np.concatenate([[0], row_ends])),
+            shape=(size * counts.size, stimuli),
+        )
+        sums: FloatArray = membership @ responses
+        yield sums.reshape(size, counts.size, units) / divisor
