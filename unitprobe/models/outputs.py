@@ -1,0 +1,108 @@
+"""Which output of a network belongs to which class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from unitprobe.errors import (
+    LabelError,
+)
+from unitprobe.models.network import Network
+
+
+def output_indices(
+    network: Network, class_names: Sequence[str], output_count: int
+) -> npt.NDArray[np.int64]:
+    """Return which output of the network belongs to each class of the stimuli.
+
+    Classes are matched by name: with the network's own class names, and, for a timm or torchvision
+    module with as many outputs as ImageNet has classes, with ImageNet's names and WordNet ids. Only
+    where nothing is known of the outputs, and they are as many as the classes, is the order taken
+    to be the same. Anything else is an error, so a wrong match is never silent.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    class_names : sequence of str, (class_name,)
+        Class names of the stimuli.
+    output_count : int
+        Number of the network's outputs.
+
+    Returns
+    -------
+    ndarray of int64, (class_name,)
+        The output of each class.
+
+    Raises
+    ------
+    LabelError
+        The classes cannot be matched.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = Network(torch.nn.Linear(4, 3), class_names=["ant", "bee", "cat"])
+    >>> output_indices(network, ["cat", "ant"], 3)
+    array([2, 0])
+    """
+    if len(set(class_names)) != len(class_names):
+        twice = Counter(class_names).most_common(1)[0][0]
+        raise LabelError(f"the stimuli have more than one class named {twice!r}; names must differ")
+    own = network.class_names
+    if own is not None and len(own) != output_count:
+        raise LabelError(
+            f"network {network.name!r} has {output_count} outputs but {len(own)} class names; "
+            f"give one name for each output"
+        )
+    vocabularies = [] if own is None else [own]
+    if own is None or own == imagenet_names(network.module, output_count):
+        vocabularies += _imagenet_vocabularies(network.module, output_count)
+    for names in vocabularies:
+        times = Counter(names)
+        if all(times[name] == 1 for name in class_names):
+            place = {name: index for index, name in enumerate(names)}
+            return np.array([place[name] for name in class_names], dtype=np.int64)
+    if not vocabularies and output_count == len(class_names):
+        return np.arange(output_count, dtype=np.int64)
+    if vocabularies:
+        times = Counter(vocabularies[0])
+        lost = [name for name in class_names if times[name] != 1]
+        first = ", ".join(repr(name) for name in lost[:3]) + (", ..." if len(lost) > 3 else "")
+        what = f"{len(lost)} of the stimuli's {len(class_names)} class names are not exactly one of"
+        what = f"{what} its outputs' names (first: {first})"
+    else:
+        first = ", ".join(repr(name) for name in class_names[:3])
+        what = f"the stimuli have {len(class_names)} classes ({first}, ...)"
+    raise LabelError(
+        f"network {network.name!r} has {output_count} outputs and {what}; give class_names=FILE "
+        f"with the stimuli's name of each output, or a network of num_classes={len(class_names)}"
+    )
+
+
+def _imagenet_vocabularies(module: nn.Module, output_count: int) -> list[list[str]]:
+    """Return the names of the outputs if they can only be ImageNet's: readable, WordNet ids."""
+    if type(module).__module__.partition(".")[0] not in ("timm", "torchvision"):
+        return []
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": output_count})
+    if subset is None:
+        return []
+    synsets = list(ImageNetInfo(subset).label_names())
+    if subset != "imagenet-1k":
+        return [synsets]
+    from torchvision.models import ResNet18_Weights
+
+    return [list(ResNet18_Weights.DEFAULT.meta["categories"]), synsets]
+
+
+def imagenet_names(module: nn.Module, output_count: int) -> list[str] | None:
+    """Return the readable names of ImageNet outputs, or None if they are no such outputs."""
+    vocabularies = _imagenet_vocabularies(module, output_count)
+    return vocabularies[0] if vocabularies else None

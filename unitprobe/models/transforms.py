@@ -1,0 +1,51 @@
+"""What unitprobe itself does to an image before a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ConvertMode:
+    """Turn a PIL image into grey (``"L"``) or colour (``"RGB"``); leave anything else alone.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> ConvertMode("RGB")(Image.new("L", (8, 8))).mode
+    'RGB'
+    """
+
+    mode: str
+
+    def __call__(self, image: Any) -> Any:
+        """Return the image in this mode."""
+        return image.convert(self.mode) if hasattr(image, "convert") else image
+
+
+def plain_transform(channels: int | None = None) -> Callable[[Any], Any]:
+    """Return the preprocessing of a network that states none: pixels in [0, 1], no resizing.
+
+    Parameters
+    ----------
+    channels : int, optional
+        Channels of the network's input. 1 makes images grey and 3 makes them RGB first; any other
+        number leaves them as they are.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> plain_transform(3)(Image.new("L", (8, 6))).shape
+    torch.Size([3, 6, 8])
+    """
+    from torchvision import transforms
+
+    return transforms.Compose([*convert_mode(channels), transforms.ToTensor()])  # type: ignore[no-any-return,unused-ignore]
+
+
+def convert_mode(channels: int | None) -> list[ConvertMode]:
+    """Return the step that gives an image as many channels, if there is one."""
+    modes = {1: "L", 3: "RGB"}
+    return [ConvertMode(modes[channels])] if channels in modes else []
