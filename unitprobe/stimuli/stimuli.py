@@ -1,0 +1,288 @@
+"""Labelled images as a torch data set."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unitprobe.errors import LabelError, StimuliError
+from unitprobe.stimuli.files import ImageFiles
+
+
+class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
+    """Labelled images, each with a name that stays the same: a torch data set.
+
+    Images of bytes become PIL images and go through the transform. **Images of floats are taken as
+    inputs ready for the network: they are given out as float32 tensors and no transform ever
+    touches them**; `ready` is then True and `transform` None.
+
+    Parameters
+    ----------
+    images : sequence
+        PIL images; or bytes of shape ``(n, y, x)``, ``(n, y, x, channel)`` or ``(n, channel, y,
+        x)`` with 1 or 3 channels (if both fit, the channel is last); or floats ``(n, channel, y,
+        x)``. An array, a tensor, or any sequence of such items.
+    labels : array of int, (n,)
+        Index of the class of each image. Every class has an image.
+    class_names : sequence of str, optional
+        Names of the classes, by default "0", "1", ...
+    ids : sequence of str, (n,), optional
+        Names of the images, all different, by default "00000", "00001", ...
+    transform : callable, optional
+        Preprocessing of one PIL image.
+    name : str
+        What the set is called.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, (n,)
+    class_names : list of str
+    ids : ndarray of str, (n,)
+    transform : callable or None
+    name : str
+    ready : bool
+        Whether the images are network inputs that no transform touches.
+
+    Raises
+    ------
+    StimuliError
+        No images, images of a wrong shape, type or number, NaN pixels, repeated ids.
+    LabelError
+        Labels that are not integers from 0, of a wrong number, or leave a class without images.
+
+    Examples
+    --------
+    >>> images = np.zeros((4, 8, 8), dtype=np.uint8)
+    >>> stimuli = Stimuli(images, labels=[0, 0, 1, 1], class_names=["ant", "bee"])
+    >>> image, label = stimuli[3]
+    >>> image.size, stimuli.class_names[label], str(stimuli.ids[3])
+    ((8, 8), 'bee', '00003')
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: npt.ArrayLike,
+        class_names: Sequence[str] | None = None,
+        ids: Sequence[str] | npt.NDArray[np.str_] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        name: str = "stimuli",
+    ) -> None:
+        if isinstance(images, torch.Tensor):
+            images = images.detach().cpu()
+            images = (images.float() if images.is_floating_point() else images).numpy()
+        if len(images) == 0:
+            raise StimuliError(f"stimuli {name!r} hold no images")
+        if isinstance(images, np.ndarray):
+            _check_pixels(images, name)
+        self._images = images
+        self._places = np.arange(len(images))
+        # A list of tensors or arrays shows its type only in its items.
+        typed = images if hasattr(images, "dtype") else images[0]
+        self.ready = "float" in str(getattr(typed, "dtype", ""))
+        self.labels = _check_labels(labels, len(images), name)
+        self.class_names = _check_class_names(class_names, self.labels, name)
+        self.ids = _check_ids(ids, len(images), name)
+        self.transform = None if self.ready else transform
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = _as_image(self._images[int(self._places[index])])
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, int(self.labels[index])
+
+    def __repr__(self) -> str:
+        return f"Stimuli({self.name!r}: {len(self)} images, {len(self.class_names)} classes)"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of images, ids, labels and class names, whatever the transform.
+
+        Of a folder's images the path and the file size stand for the contents. Computed afresh at
+        each access.
+        """
+        digest = hashlib.blake2b(digest_size=32)
+        digest.update(repr([self.class_names, self.ids.tolist(), self.labels.tolist()]).encode())
+        for place in self._places:
+            if isinstance(self._images, ImageFiles):
+                digest.update(self._images.describe(int(place)).encode())
+                continue
+            image = self._images[int(place)]
+            image = image if isinstance(image, np.ndarray) else _as_image(image)
+            pixels = np.asarray(image)
+            mode = getattr(image, "mode", "")
+            digest.update(f"{mode} {pixels.dtype} {pixels.shape}".encode())
+            digest.update(pixels.tobytes())
+        return digest.hexdigest()
+
+    def with_transform(self, transform: Callable[[Any], Any] | None) -> Stimuli:
+        """Return the same stimuli, sharing the images, with another transform.
+
+        Stimuli that are `ready` stay without one.
+        """
+        other = copy.copy(self)
+        other.transform = None if self.ready else transform
+        return other
+
+    def select(self, indices: npt.ArrayLike) -> Stimuli:
+        """Return some of the stimuli, sharing the images, with all the class names.
+
+        Parameters
+        ----------
+        indices : array of int, or of bool (n,)
+            Which, in the order wanted, each at most once.
+
+        Raises
+        ------
+        StimuliError
+            An index is out of range or repeated, or there is none.
+
+        Examples
+        --------
+        >>> stimuli = Stimuli(np.zeros((4, 8, 8), dtype=np.uint8), labels=[0, 0, 1, 1])
+        >>> stimuli.select([3, 0]).ids.tolist()
+        ['00003', '00000']
+        """
+        chosen = np.asarray(indices)
+        if chosen.dtype == bool and chosen.shape == (len(self),):
+            chosen = np.flatnonzero(chosen)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not len(chosen):
+            raise StimuliError(
+                f"stimuli {self.name!r}: indices of shape {chosen.shape} and type {chosen.dtype} "
+                f"select none; give a list of integers, or {len(self)} booleans"
+            )
+        wrong = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(wrong):
+            raise StimuliError(
+                f"stimuli {self.name!r}: no index {wrong[0]} among {len(self)} images"
+            )
+        if len(np.unique(chosen)) != len(chosen):
+            twice = Counter(chosen.tolist()).most_common(1)[0][0]
+            raise StimuliError(f"stimuli {self.name!r}: index {twice} is selected more than once")
+        other = copy.copy(self)
+        other._places, other.labels, other.ids = (
+            values[chosen] for values in (self._places, self.labels, self.ids)
+        )
+        return other
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of the channels of an image of bytes, -1 or 0, or None if there is none."""
+    return next((axis for axis in (-1, 0) if shape[axis] in (1, 3)), None)
+
+
+def _check_pixels(images: npt.NDArray[Any], name: str) -> None:
+    shape, dtype = images.shape, images.dtype
+    if dtype == np.uint8:
+        if len(shape) != 3 and (len(shape) != 4 or _channel_axis(shape[1:]) is None):
+            raise StimuliError(
+                f"stimuli {name!r}: images of bytes have shape {shape}; (n, y, x), (n, y, x, "
+                f"channel) or (n, channel, y, x) with 1 or 3 channels is needed"
+            )
+    elif dtype.kind != "f":
+        raise StimuliError(
+            f"stimuli {name!r}: images have type {dtype}; uint8 pixels or float network inputs "
+            f"are needed"
+        )
+    elif len(shape) != 4:
+        raise StimuliError(
+            f"stimuli {name!r}: float images have shape {shape}; (n, channel, y, x) is needed"
+        )
+    if 0 in shape:
+        raise StimuliError(f"stimuli {name!r}: images have shape {shape}, which holds no pixels")
+    if dtype.kind == "f":
+        # Extremes carry NaN and infinity without a copy of the images.
+        axes = (1, 2, 3)
+        bad = ~np.isfinite(images.min(axis=axes)) | ~np.isfinite(images.max(axis=axes))
+        if bad.any():
+            raise StimuliError(
+                f"stimuli {name!r}: {bad.sum()} of {len(images)} images hold NaN or infinite "
+                f"pixels, the first is image {bad.argmax()}"
+            )
+
+
+def _check_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[np.int64]:
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise LabelError(f"stimuli {name!r}: labels have type {array.dtype}; integers are needed")
+    if array.shape != (count,):
+        raise LabelError(
+            f"stimuli {name!r}: labels have shape {array.shape}; one for each of the {count} "
+            f"images is needed"
+        )
+    if array.min() < 0:
+        raise LabelError(
+            f"stimuli {name!r}: label {array.min()} of image {array.argmin()} is negative; classes "
+            f"count from 0"
+        )
+    return array.astype(np.int64)
+
+
+def _check_class_names(
+    class_names: Sequence[str] | None, labels: npt.NDArray[np.int64], name: str
+) -> list[str]:
+    present = np.unique(labels)
+    count = int(present[-1]) + 1 if class_names is None else len(class_names)
+    if present[-1] >= count:
+        raise LabelError(f"stimuli {name!r}: label {present[-1]} has no name among {count} classes")
+    if len(present) < count:
+        # Classes count from 0, so the first gap is where the two sequences part.
+        gap = next((i for i, label in enumerate(present) if i != label), len(present))
+        called = "" if class_names is None else f" ({class_names[gap]!r})"
+        raise LabelError(
+            f"stimuli {name!r}: {count - len(present)} of {count} classes have no image, the first "
+            f"is class {gap}{called}"
+        )
+    names = [str(each) for each in (range(count) if class_names is None else class_names)]
+    if len(set(names)) != len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise LabelError(f"stimuli {name!r}: more than one class is named {twice!r}")
+    if len(names) < 2:
+        raise LabelError(
+            f"stimuli {name!r} have only one class, {names[0]!r}; two or more are needed"
+        )
+    return names
+
+
+def _check_ids(
+    ids: Sequence[str] | npt.NDArray[np.str_] | None, count: int, name: str
+) -> npt.NDArray[np.str_]:
+    listed = [f"{i:05d}" for i in range(count)] if ids is None else [str(i) for i in ids]
+    if len(listed) != count:
+        raise StimuliError(f"stimuli {name!r}: {len(listed)} ids for {count} images")
+    if len(set(listed)) != count:
+        twice = Counter(listed).most_common(1)[0][0]
+        raise StimuliError(f"stimuli {name!r}: more than one image has the id {twice!r}")
+    return np.array(listed, dtype=np.str_)
+
+
+def _as_image(source: Any) -> Any:
+    """Return floats as a float32 tensor and bytes as a PIL image."""
+    dtype = str(getattr(source, "dtype", ""))
+    if "float" in dtype:
+        return torch.as_tensor(source).detach().to(torch.float32, copy=True)
+    if not dtype:
+        return source
+    from PIL import Image
+
+    pixels = np.asarray(source)
+    if pixels.dtype != np.uint8:
+        raise StimuliError(f"an image has type {pixels.dtype}; uint8 or float is needed")
+    if pixels.ndim == 3:
+        axis = _channel_axis(pixels.shape)
+        if axis is None:
+            raise StimuliError(f"an image has shape {pixels.shape}; 1 or 3 channels are needed")
+        pixels = np.moveaxis(pixels, axis, -1)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return Image.fromarray(np.ascontiguousarray(pixels))
