@@ -1,0 +1,136 @@
+import networks
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from unitprobe import list_layers
+from unitprobe.errors import ModelError
+from unitprobe.layers import NONLINEARITIES
+
+
+def by_name(model, **options):
+    return {layer.name: layer for layer in list_layers(model, **options)}
+
+
+def test_every_functional_relu_of_a_resnet20_has_an_address():
+    layers = by_name(networks.ResNet20(), input_size=(3, 32, 32))
+    relus = [name for name, layer in layers.items() if layer.kind == "relu"]
+    blocks = [f"layer{s}.{b}" for s in (1, 2, 3) for b in (0, 1, 2)]
+    assert relus == ["relu", *(f"{b}.relu{k}" for b in blocks for k in ("", "_1"))]
+
+
+def test_later_calls_of_a_module_and_of_an_operation_are_numbered(reused):
+    layers = by_name(reused)
+    assert (layers["relu"].call, layers["relu_1"].call) == (0, 1)
+    assert layers["add"].operation == "add"
+
+
+def test_a_module_keeps_its_name_where_an_operation_would_take_it():
+    class Clash(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+            self.relu_1 = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu_1(self.relu(torch.relu(self.relu(x)) - 1) * 2)
+
+    names = [layer.name for layer in list_layers(Clash(), input_size=(3, 4, 4))]
+    assert names == ["relu", "relu_2", "sub", "relu_3", "mul", "relu_1"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "vgg11", "densenet121"])
+def test_names_of_activations_are_those_of_the_torchvision_graph(name):
+    model = torchvision.models.get_model(name, weights=None).eval()
+    layers = list_layers(model, input_size=(3, 64, 64))
+    ours = [layer.name for layer in layers if layer.kind in NONLINEARITIES]
+    graph = get_graph_node_names(model)[1]
+    assert [node for node in graph if node in ours] == ours
+    assert len(ours) == len(set(ours)) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("resnet10t", {1}),
+        ("convnext_atto", {1}),  # maps, its MLP as 1x1 convolutions
+        ("convnext_tiny", {-1}),  # (stimulus, y, x, unit) inside its blocks
+        ("vit_tiny_patch16_224", {-1}),
+        ("mixer_s32_224", {-1}),
+    ],
+)
+def test_the_unit_axis_of_activations_follows_what_produced_them(name, axes):
+    model = timm.create_model(name, pretrained=False)
+    layers = [layer for layer in list_layers(model) if layer.kind in NONLINEARITIES]
+    assert {layer.unit_axis for layer in layers} == axes
+    assert all(layer.shape[layer.unit_axis] == layer.units for layer in layers)
+
+
+def test_the_unit_axis_follows_heads_through_an_attention():
+    layers = by_name(networks.TinyAttention())
+    assert layers["patch"].unit_axis == 1
+    assert layers["transpose"].unit_axis == -1  # patches become tokens
+    assert layers["unbind"].unit_axis == -1 if "unbind" in layers else True
+    assert layers["matmul"].unit_axis is None  # attention weights have no units
+    assert (layers["matmul_1"].shape, layers["matmul_1"].unit_axis) == ((1, 3, 4, 4), -1)
+    assert (layers["reshape_1"].shape, layers["reshape_1"].unit_axis) == ((1, 4, 12), -1)
+    assert (layers["gelu"].units, layers["mean"].units) == (20, 20)
+
+
+def test_flattened_maps_have_a_unit_for_every_place():
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.ReLU())
+    layers = by_name(model, input_size=(3, 6, 6))
+    assert (layers["2"].units, layers["2"].unit_axis) == (5 * 4 * 4, -1)
+
+
+def test_the_shape_has_the_stimulus_axis_of_the_example(reused):
+    assert by_name(reused)["conv1"].shape == (1, 6, 8, 8)
+    assert by_name(reused, example=torch.zeros(5, 3, 8, 8))["conv1"].shape == (5, 6, 8, 8)
+
+
+def test_listing_leaves_the_network_as_it_was():
+    model = networks.ResNet20().train()
+    model.layer2.eval()
+    flags = [module.training for module in model.modules()]
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    list_layers(model, input_size=(3, 32, 32))
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert networks.count_hooks(model) == 0
+
+
+def test_an_input_of_unknown_size_is_asked_for():
+    with pytest.raises(ModelError, match=r"pass input_size=\(channels, height, width\)"):
+        list_layers(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def test_an_input_of_the_wrong_size_is_named_with_the_reason():
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    with pytest.raises(ModelError, match=r"shape \(1, 3, 64, 64\).*224") as caught:
+        list_layers(model, input_size=(3, 64, 64))
+    assert "\n" not in str(caught.value)
+    assert networks.count_hooks(model) == 0
+
+
+def test_values_seen_are_those_of_the_torchvision_graph_extractor():
+    # Without in-place operations the graph extractor is right, and an independent reference.
+    model = torchvision.models.resnet18(weights=None).eval()
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    from unitprobe import Probe
+
+    images = torch.randn(2, 3, 64, 64)
+    with Probe(model, "activations", pool="none") as probe:
+        ours = probe(images)
+    extractor = create_feature_extractor(model, list(ours))
+    with torch.no_grad():
+        theirs = extractor(images)
+    assert len(ours) == 17
+    for name, activation in ours.items():
+        torch.testing.assert_close(activation, theirs[name], rtol=0, atol=1e-6)

@@ -1,0 +1,20 @@
+"""Discover, name and select layers: one address for every activation."""
+
+from unitprobe.layers.calls import Call, CallWatcher
+from unitprobe.layers.discover import device_of, evaluating, example_input, list_layers
+from unitprobe.layers.layer import NONLINEARITIES, Layer
+from unitprobe.layers.select import Selection, repeated_blocks, select_layers
+
+__all__ = [
+    "NONLINEARITIES",
+    "Call",
+    "CallWatcher",
+    "Layer",
+    "Selection",
+    "device_of",
+    "evaluating",
+    "example_input",
+    "list_layers",
+    "repeated_blocks",
+    "select_layers",
+]

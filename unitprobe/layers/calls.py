@@ -1,0 +1,268 @@
+"""Watch a network run: report every call of a module and every functional operation.
+
+The network is not changed, traced or copied: forward hooks report module calls and a
+`TorchFunctionMode`, active only while the network runs, reports what happens between them
+(``F.relu(x)``, ``x + y``, ``torch.cat``). So networks whose path depends on the data work, and
+what is seen is what ran.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from unitprobe.layers.layer import nonlinearity_of_class
+
+_FOLLOWED_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
+_REFLECTED = {"rsub": "sub", "rdiv": "div", "rpow": "pow", "rmatmul": "matmul", "ifloordiv": "div"}
+
+
+class Call(NamedTuple):
+    """The address of one call within one forward pass.
+
+    `owner` is the path of the called module, or of the module in which `operation` runs; `number`
+    counts the earlier calls of the same module or of the same operation in the same module.
+    """
+
+    owner: str
+    operation: str | None
+    number: int
+
+
+#: Receives the address, the function or module, its arguments and its output. A tensor that it
+#: returns takes the place of the output.
+Report = Callable[[Call, Any, tuple[Any, ...], Mapping[str, Any], Any], torch.Tensor | None]
+
+
+@lru_cache(maxsize=4096)
+def operation_name(function: Callable[..., Any]) -> str | None:
+    """Return the name of a function as layers are named by, None for what computes no tensor.
+
+    In-place and reflected forms have the name of the plain one: ``relu_`` is ``relu``.
+    """
+    name: str = getattr(function, "__name__", "")
+    if name in ("__get__", "__set__", "__delete__"):
+        attribute = getattr(getattr(function, "__self__", None), "__name__", "")
+        return attribute if name == "__get__" and attribute in _FOLLOWED_PROPERTIES else None
+    name = name.strip("_")
+    return _REFLECTED.get(name, name) or None
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Tell whether the operations inside a module are the module's own business.
+
+    True for a module without children that runs PyTorch's own ``forward`` (``nn.Conv2d``) or is a
+    nonlinearity by its class name (timm's ``Swish``). A subclass that overrides ``forward`` may do
+    anything in it, so its operations are layers.
+    """
+    if any(True for _ in module.children()):
+        return False
+    own_forward = type(module).forward.__module__.startswith("torch.nn.")
+    return own_forward or nonlinearity_of_class(type(module).__name__) is not None
+
+
+class CallWatcher:
+    """Report the calls made while a module runs, from `attach` to `detach`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    report : callable
+        See `Report`. Operations that it runs itself are not reported.
+    modules : collection of str, optional
+        Paths of the modules whose calls are reported; all but the root if None.
+    operations : collection of (str, str), optional
+        The (owner, operation) pairs that are reported; all if None. Where it is empty, nothing is
+        intercepted and the network runs at its own speed.
+    on_begin, on_end : callable, optional
+        Called before each forward pass with the network's arguments, and after it, also if it
+        failed, with its output or None.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        report: Report,
+        *,
+        modules: Collection[str] | None = None,
+        operations: Collection[tuple[str, str]] | None = None,
+        on_begin: Callable[[tuple[Any, ...]], None] | None = None,
+        on_end: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._module = module
+        self._report = report
+        self._modules = modules
+        self._operations = operations
+        self._on_begin = on_begin
+        self._on_end = on_end
+        self._counts: Counter[tuple[str, str | None]] = Counter()
+        self._path: list[str] = [""]
+        #: Path of the leaf module that runs now, kept only while every operation is watched.
+        self.leaf: str | None = None
+        self._reporting = False
+        self._mode: _OperationMode | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Put the hooks in place."""
+        try:
+            self._handles.append(self._module.register_forward_pre_hook(self._before))
+            self._handles.append(self._module.register_forward_hook(self._end, always_call=True))
+            intercept = self._operations is None or bool(self._operations)
+            for path, module in self._module.named_modules():
+                if path and is_leaf(module):
+                    self._hook_leaf(path, module)
+                elif path:
+                    self._hook(path, module, enter=intercept)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Remove every hook; may be called twice."""
+        self._leave_mode()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> CallWatcher:
+        self.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _hook(self, path: str, module: nn.Module, *, enter: bool) -> None:
+        wanted = self._modules is None or path in self._modules
+
+        def before(_module: nn.Module, _args: Any) -> None:
+            self._path.append(path)
+
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
+            if enter:
+                self._path.pop()
+            return self.called((path, None), module, args, kwargs, output) if wanted else None
+
+        if enter:
+            self._handles.append(module.register_forward_pre_hook(before))
+        if enter or wanted:
+            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+
+    def _hook_leaf(self, path: str, module: nn.Module) -> None:
+        # What a leaf runs inside counts for the module around it, so that only the leaves that
+        # are wanted need a hook.
+        mark = self._operations is None
+
+        def before(_module: nn.Module, _args: Any) -> None:
+            self.leaf = path
+
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
+            self.leaf = None
+            return self.called((path, None), module, args, kwargs, output)
+
+        if mark:
+            self._handles.append(module.register_forward_pre_hook(before))
+        if mark or self._modules is None or path in self._modules:
+            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+
+    def _before(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.begin(args)
+
+    def begin(self, args: tuple[Any, ...]) -> None:
+        """Begin a forward pass; for whoever attaches while one is about to run."""
+        self._leave_mode()
+        self._counts.clear()
+        self._path[:] = [""]
+        self.leaf = None
+        if self._on_begin is not None:
+            self._on_begin(args)
+        if self._operations is None or self._operations:
+            self._mode = _OperationMode(self)
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def _end(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        self._leave_mode()
+        if self._on_end is not None:
+            self._on_end(output)
+
+    def _leave_mode(self) -> None:
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._mode = None
+
+    def operated(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run one intercepted function and report it."""
+        output = function(*args, **kwargs)
+        if self._reporting:
+            return output
+        operation = operation_name(function)
+        if operation is None:
+            return output
+        key = (self._path[-1], operation)
+        if self._operations is not None and key not in self._operations:
+            return output
+        replacement = self.called(key, function, args, kwargs, output)
+        return output if replacement is None else replacement
+
+    def called(
+        self,
+        key: tuple[str, str | None],
+        what: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
+    ) -> torch.Tensor | None:
+        """Count and report one call; return what takes the place of its output, if anything."""
+        call = Call(*key, self._counts[key])
+        self._counts[key] += 1
+        self._reporting = True
+        try:
+            replacement = self._report(call, what, args, kwargs, output)
+        finally:
+            self._reporting = False
+        if replacement is None:
+            return None
+        if args and args[0] is output and _works_in_place(what, args, kwargs):
+            # Whoever else holds the tensor that was overwritten must see the replacement too.
+            return args[0].copy_(replacement)  # type: ignore[no-any-return]
+        return replacement
+
+
+def _works_in_place(what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    if isinstance(what, nn.Module):
+        return bool(getattr(what, "inplace", False))
+    name: str = getattr(what, "__name__", "")
+    named_so = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+    return named_so or bool(kwargs.get("inplace")) or any(argument is True for argument in args)
+
+
+class _OperationMode(TorchFunctionMode):
+    """Hands every function that PyTorch lets us intercept to the watcher."""
+
+    def __init__(self, watcher: CallWatcher) -> None:
+        super().__init__()
+        self._watcher = watcher
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self._watcher.operated(func, args, kwargs or {})

@@ -1,0 +1,189 @@
+"""List every layer of a network by running it once on two stimuli."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unitprobe.errors import ModelError
+from unitprobe.layers.axes import Axes, AxisFollower
+from unitprobe.layers.calls import Call, CallWatcher, is_leaf
+from unitprobe.layers.layer import Layer, kind_of_operation, nonlinearity_of_class
+from unitprobe.models import Network, as_network
+
+
+def list_layers(
+    model: Network | nn.Module,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    example: Tensor | None = None,
+) -> list[Layer]:
+    """List every layer of a network, in execution order.
+
+    The network runs once, in evaluation mode and without gradients, on two stimuli; it is left as
+    it was found, its training flags, random state and hooks included.
+
+    Parameters
+    ----------
+    model : Network or nn.Module
+        The network.
+    input_size : tuple of int, optional
+        Channels, height and width of a stimulus; the network's own if it states one.
+    example : Tensor, optional
+        Stimuli (stimulus, channel, y, x) to run the network on instead of noise.
+
+    Returns
+    -------
+    list of Layer
+        Calls of modules and functional operations whose output is a floating-point tensor computed
+        from the stimuli. `Layer.shape` has the stimulus axis of `example`, or 1.
+
+    Raises
+    ------
+    ModelError
+        The size of the input is not known, or the network does not run on it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    >>> for layer in list_layers(network, input_size=(3, 8, 8)):
+    ...     print(layer.name, layer.kind, layer.units)
+    0 conv 8
+    1 relu 8
+    """
+    network = as_network(model)
+    if example is None:
+        example = example_input(network, input_size)
+    return _discover(network.module, example)
+
+
+def example_input(network: Network, input_size: tuple[int, int, int] | None = None) -> Tensor:
+    """Return noise (1, channel, y, x) of the size that a network takes.
+
+    Raises
+    ------
+    ModelError
+        Neither the call nor the network states a size.
+    """
+    size = input_size or network.input_size
+    if size is None:
+        raise ModelError(
+            f"{network.name}: the size of its input is not known; "
+            "pass input_size=(channels, height, width), such as (3, 32, 32), or example="
+        )
+    return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run a network in evaluation mode, as written, and put its training flags back.
+
+    PyTorch's fused transformer path is switched off: it computes no activation in between.
+    """
+    flags = [(child, child.training) for child in module.modules()]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for child, training in flags:
+            child.training = training
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a network's first parameter or buffer, the CPU if it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _discover(module: nn.Module, example: Tensor) -> list[Layer]:
+    stimuli = example[:2] if len(example) > 1 else torch.cat([example, example])
+    stimuli = stimuli.detach().to(device_of(module), copy=True)
+    listing = _Listing(module, len(example))
+    listing.axes.start(stimuli)
+    devices = [stimuli.device] if stimuli.device.type == "cuda" else []
+    with evaluating(module), torch.random.fork_rng(devices), torch.no_grad(), listing.watcher:
+        try:
+            module(stimuli)
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ModelError(
+                f"{type(module).__name__} does not run on an input of shape "
+                f"{tuple(example.shape)} (stimulus, channel, y, x): {reason}"
+            ) from error
+    return listing.layers
+
+
+class _Listing:
+    """Turns the calls of one forward pass on two stimuli into layers."""
+
+    def __init__(self, module: nn.Module, stimuli: int) -> None:
+        self.layers: list[Layer] = []
+        self.axes = AxisFollower()
+        self.watcher = CallWatcher(module, self.report)
+        self._stimuli = stimuli
+        self._paths = {path for path, _ in module.named_modules()}
+        self._leaf_operation: str | None = None
+        self._names: set[str] = set()
+
+    def report(
+        self,
+        call: Call,
+        what: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
+    ) -> None:
+        if call.operation is None:
+            kind = self._kind_of_module(what)
+        else:
+            self.axes.follow(call.operation, what, args, kwargs, output)
+            if self.watcher.leaf is not None:
+                self._leaf_operation = call.operation
+                return
+            kind = kind_of_operation(call.operation)
+        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
+            axes = self.axes.axes(output)
+            if axes is not None:
+                self._add(call, kind, output, axes)
+
+    def _kind_of_module(self, module: nn.Module) -> str:
+        name = type(module).__name__
+        if not is_leaf(module):
+            return name
+        operation, self._leaf_operation = self._leaf_operation, None
+        return nonlinearity_of_class(name) or kind_of_operation(operation or name.lower())
+
+    def _add(self, call: Call, kind: str, output: Tensor, axes: Axes) -> None:
+        usable = axes.stimulus == 0 and len(output) == 2 and axes.unit != 0
+        unit = axes.unit if usable else None
+        self.layers.append(
+            Layer(
+                name=self._name(call),
+                kind=kind,
+                shape=(self._stimuli, *output.shape[1:]),
+                unit_axis=-1 if unit == output.ndim - 1 else unit,
+                units=None if unit is None else output.shape[unit],
+                owner=call.owner,
+                operation=call.operation,
+                call=call.number,
+            )
+        )
+
+    def _name(self, call: Call) -> str:
+        base = ".".join(part for part in (call.owner, call.operation) if part)
+        first = base if call.operation is None and call.number == 0 else None
+        candidates = (base if k == 0 else f"{base}_{k}" for k in itertools.count())
+        taken = self._names | self._paths
+        name = first or next(name for name in candidates if name not in taken)
+        self._names.add(name)
+        return name
