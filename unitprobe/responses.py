@@ -1,0 +1,125 @@
+"""From an activation to a response: pool over positions, and refuse what is not a number.
+
+`metrics` never sees a position axis; whatever is pooled, and how, is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unitprobe.errors import LayerError, OptionError, ResponseError
+from unitprobe.layers import Layer
+
+#: How positions are pooled. ``"none"`` keeps them.
+Pool = Literal["mean", "max", "center", "cls", "none"]
+
+
+def check_pool(pool: str, layers: list[Layer]) -> None:
+    """Refuse a pooling that does not exist, or that one of the layers cannot have.
+
+    Raises
+    ------
+    OptionError
+        There is no such pooling.
+    LayerError
+        ``"cls"`` for a layer without tokens, or ``"center"`` for one with tokens.
+    """
+    known = get_args(Pool)
+    if pool not in known:
+        raise OptionError(f"pool={pool!r} is not known; choose one of {', '.join(known)}")
+    for layer in layers:
+        tokens = layer.position_dims == ("token",)
+        if pool == "cls" and layer.position_dims and not tokens:
+            raise LayerError(
+                f"pool='cls' takes the first token, but layer {layer.name!r} has positions "
+                f"{layer.position_dims}; choose 'mean', 'max', 'center' or other layers"
+            )
+        if pool == "center" and tokens:
+            raise LayerError(
+                f"pool='center' takes the middle of a map, but layer {layer.name!r} has tokens; "
+                "choose 'mean', 'max' or 'cls'"
+            )
+
+
+def pool_activation(activation: Tensor, unit_axis: int, pool: str) -> Tensor:
+    """Pool an activation over its positions.
+
+    Parameters
+    ----------
+    activation : Tensor
+        (stimulus, unit, y, x), (stimulus, token, unit), ... as the network computes it. Half
+        precision is pooled in single precision.
+    unit_axis : int
+        The axis of the units.
+    pool : str
+        ``"mean"`` or ``"max"`` over all positions (of tokens: the class token included);
+        ``"center"``, the middle position of a map, the later of two; ``"cls"``, the first token;
+        ``"none"``, no pooling.
+
+    Returns
+    -------
+    Tensor
+        (stimulus, unit); with ``"none"`` a copy, (stimulus, unit, y, x) for maps and
+        (stimulus, token, unit) for tokens. Never a view: a later in-place operation of the network
+        does not reach it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pool_activation(torch.tensor([[[[1.0, 3.0]]]]), unit_axis=1, pool="mean")
+    tensor([[2.]])
+    """
+    if activation.dtype in (torch.float16, torch.bfloat16) and pool == "mean":
+        activation = activation.float()
+    unit = unit_axis % activation.ndim
+    positions = [axis for axis in range(1, activation.ndim) if axis != unit]
+    if pool == "none":
+        is_map = len(positions) > 1
+        return (activation.movedim(unit, 1) if is_map else activation).clone()
+    if not positions:
+        return activation.clone()
+    if pool == "cls":
+        return activation[:, 0].clone()
+    return _REDUCTIONS[pool](activation, positions)
+
+
+def _center(activation: Tensor, positions: list[int]) -> Tensor:
+    for axis in reversed(positions):
+        activation = activation.select(axis, activation.shape[axis] // 2)
+    return activation.clone()
+
+
+_REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
+    "mean": lambda activation, positions: activation.mean(positions),
+    "max": lambda activation, positions: activation.amax(positions),
+    "center": _center,
+}
+
+
+def check_finite(
+    values: npt.NDArray[Any], layer: str, ids: npt.NDArray[np.str_] | None = None
+) -> None:
+    """Refuse NaN and infinite responses.
+
+    Raises
+    ------
+    ResponseError
+        With the layer, their number, and the first stimulus and unit.
+    """
+    bad = ~np.isfinite(values)
+    count = int(bad.sum())
+    if not count:
+        return
+    place = tuple(int(index[0]) for index in np.nonzero(bad))
+    stimulus = place[0] if ids is None else repr(str(ids[place[0]]))
+    hint = "; float16 holds up to 65504, use dtype='float32'" if values.dtype == np.float16 else ""
+    raise ResponseError(
+        f"layer {layer!r} has {count:,} NaN or infinite responses among {values.size:,}, "
+        f"the first at stimulus {stimulus}, place {place[1:]}{hint}"
+    )
