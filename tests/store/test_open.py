@@ -1,0 +1,95 @@
+import h5py
+import networks
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import make_stimuli
+
+import unitprobe as up
+from unitprobe.errors import StoreError, StoreExistsError, StoreNotFoundError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "s.h5"
+    up.record(networks.build_tiny(), make_stimuli(40), path)
+    return path
+
+
+def damaged(store, tmp_path, edit):
+    copy = tmp_path / "damaged.h5"
+    data = bytearray(store.read_bytes())
+    copy.write_bytes(edit(data))
+    return copy
+
+
+def test_opening_reads_no_responses(store):
+    tree = up.open_store(store)
+    assert not tree["relu"]["response"].variable._in_memory
+
+
+def test_dask_opens_it_in_chunks(store):
+    pytest.importorskip("dask")
+    tree = up.open_store(store, chunks="auto")
+    assert tree["relu"]["response"].chunks is not None
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(StoreNotFoundError, match="does not exist") as caught:
+        up.open_store(tmp_path / "none.h5")
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_store_is_said_to_be_damaged(store, tmp_path, share):
+    copy = damaged(store, tmp_path, lambda data: data[: int(len(data) * share)])
+    with pytest.raises(StoreError, match=r"damaged\.h5 is damaged: .*truncated"):
+        up.open_store(copy)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not a store")
+    with pytest.raises(StoreError, match="not an HDF5 file"):
+        up.open_store(text)
+    with pytest.raises(StoreError, match="not an HDF5 file"):
+        up.open_store(tmp_path)
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["x"] = np.arange(3)
+    with pytest.raises(StoreError, match="none of unitprobe's"):
+        up.open_store(foreign)
+
+
+def test_a_layer_of_another_length_or_type_is_refused(store, tmp_path):
+    for change in ("shape", "type", "gone"):
+        copy = tmp_path / f"{change}.h5"
+        copy.write_bytes(store.read_bytes())
+        with h5py.File(copy, "r+") as file:
+            del file["relu/response"]
+            if change == "shape":
+                file["relu/response"] = np.zeros((3, 6), np.float32)
+            if change == "type":
+                file["relu/response"] = np.zeros((40, 6), "S3")
+        with pytest.raises(StoreError, match="'relu'"):
+            up.open_store(copy)
+
+
+def test_a_newer_schema_is_not_guessed_at(store, tmp_path):
+    copy = tmp_path / "new.h5"
+    copy.write_bytes(store.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        file.attrs["unitprobe_schema"] = 99
+    with pytest.raises(StoreError, match="schema 99"):
+        up.open_store(copy)
+
+
+def test_an_analysis_saves_whole_and_opens_as_it_was(store, tmp_path):
+    analysis = up.analyze(up.open_store(store), null=10)
+    up.save_tree(analysis, tmp_path / "a.h5")
+    with pytest.raises(StoreExistsError):
+        up.save_tree(analysis, tmp_path / "a.h5")
+    opened = up.open_store(tmp_path / "a.h5")
+    for name, node in analysis.subtree_with_keys:
+        xr.testing.assert_equal(opened[name].to_dataset(), node.to_dataset())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

@@ -1,0 +1,166 @@
+"""Open a unitprobe file, and save the results of an analysis as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from unitprobe.errors import StoreError, StoreNotFoundError
+from unitprobe.store.files import check_output, put_in_place, reserve, writing
+from unitprobe.store.schema import SCHEMA_VERSION
+from unitprobe.store.shards import folder_of, read_manifest
+
+CONTENTS = ("recording", "analysis", "ablation")
+
+
+def open_store(
+    path: str | os.PathLike[str], *, chunks: int | str | Mapping[Any, Any] | None = None
+) -> xr.DataTree:
+    """Open a recording, or the saved result of an analysis or ablation, lazily.
+
+    Nothing but the numbers that are asked for is read, and nothing in the file is ever executed.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    chunks : int, str or mapping, optional
+        ``"auto"`` gives dask arrays in the chunks of the file (needs the extra ``dask``).
+
+    Returns
+    -------
+    xarray.DataTree
+        A recording has the coordinates ``stimulus``, ``label`` (stimulus) and ``class_name`` at
+        its root and a node per layer with ``response`` (stimulus, unit) or ``activation``.
+
+    Raises
+    ------
+    StoreNotFoundError
+        There is no such file; if its recording is unfinished, the message says how far it is.
+    StoreError
+        The file is damaged, or not one of unitprobe's.
+
+    Examples
+    --------
+    >>> import tempfile, torch, unitprobe as up
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = up.record(network, up.load_stimuli("digits", limit=20), f"{folder}/store.h5")
+    ...     with up.open_store(f"{folder}/store.h5") as tree:
+    ...         print(tree["2"]["response"].dims, tree.attrs["pool"])
+    ('stimulus', 'unit') mean
+    """
+    target = Path(path)
+    _check(target)
+    try:
+        return xr.open_datatree(target, engine="h5netcdf", chunks=chunks)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{target} is damaged: {_first_line(error)}; record it again") from error
+
+
+def save_tree(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Save the result of `analyze` or `ablate` as one netCDF-4 file, whole or not at all.
+
+    Raises
+    ------
+    StoreExistsError
+        The path exists and `overwrite` is false.
+    StorageError
+        It cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, xarray as xr
+    >>> tree = xr.DataTree(xr.Dataset({"loss": 0.5}, attrs={"unitprobe_content": "ablation"}))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save_tree(tree, f"{folder}/ablation.h5")
+    ...     float(open_store(path)["loss"])
+    0.5
+    """
+    target = check_output(path, overwrite=overwrite)
+    partial = target.with_name(f"{target.name}.tmp")
+    with writing(target):
+        reserve(partial, 2 * tree.nbytes + 2**20)
+        try:
+            tree.to_netcdf(partial, engine="h5netcdf")
+            put_in_place(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def content_of(tree: xr.DataTree) -> str:
+    """Return what a tree holds: ``"recording"``, ``"analysis"`` or ``"ablation"``.
+
+    Raises
+    ------
+    StoreError
+        It is none of unitprobe's.
+    """
+    content = tree.attrs.get("unitprobe_content")
+    if content not in CONTENTS:
+        raise StoreError(
+            "the tree is not one of unitprobe's (attribute unitprobe_content is "
+            f"{content!r}); open one with open_store, or make one with record, analyze or ablate"
+        )
+    return str(content)
+
+
+def _check(path: Path) -> None:
+    if not path.exists():
+        raise StoreNotFoundError(_why_missing(path))
+    if path.is_dir() or not h5py.is_hdf5(path):
+        raise StoreError(f"{path} is not an HDF5 file; give a file that unitprobe wrote")
+    try:
+        with h5py.File(path, "r") as file:
+            content = file.attrs.get("unitprobe_content")
+            schema = file.attrs.get("unitprobe_schema", SCHEMA_VERSION)
+            stimuli = len(file["stimulus"]) if "stimulus" in file else None
+            for name, item in file.items():
+                if content == "recording" and isinstance(item, h5py.Group):
+                    _check_layer(path, name, item, stimuli)
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{path} is damaged: {_first_line(error)}; record it again") from error
+    if content not in CONTENTS:
+        raise StoreError(
+            f"{path} is an HDF5 file, but none of unitprobe's (no attribute unitprobe_content)"
+        )
+    if int(np.ravel(schema)[0]) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema {schema}, this unitprobe reads up to {SCHEMA_VERSION}; update it"
+        )
+
+
+def _check_layer(path: Path, name: str, group: h5py.Group, stimuli: int | None) -> None:
+    arrays = [group[key] for key in ("response", "activation") if key in group]
+    if len(arrays) != 1 or arrays[0].dtype.kind != "f":
+        raise StoreError(f"{path} is damaged: layer {name!r} holds no array of responses")
+    if stimuli is None or arrays[0].shape[0] != stimuli:
+        raise StoreError(
+            f"{path} is damaged: layer {name!r} has {arrays[0].shape[0]} stimuli, not {stimuli}"
+        )
+
+
+def _why_missing(path: Path) -> str:
+    folder = folder_of(path)
+    if not folder.is_dir():
+        return f"{path} does not exist; record it first"
+    count = len(read_manifest(folder)["shards"])
+    return (
+        f"{path} is not finished: {folder.name} holds {count} shards of its recording; "
+        "run the same recording again to go on"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

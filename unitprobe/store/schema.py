@@ -1,0 +1,143 @@
+"""What stands in a store: the arrays of a layer, their dimensions, chunks and attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unitprobe.errors import OptionError
+
+SCHEMA_VERSION = 1
+DTYPES = ("float32", "float64", "float16")
+
+_SHARD_BYTES = 256 * 2**20
+_SHARD_STIMULI = 1024
+_CHUNK_BYTES = 512 * 2**10
+_CHUNK_UNITS = 128
+
+
+@dataclass(frozen=True)
+class LayerArray:
+    """The array that a layer has in a store.
+
+    Attributes
+    ----------
+    layer : str
+        Name of the layer, which is the name of its group.
+    variable : {"response", "activation"}
+        Name of the array: pooled, or with positions.
+    dims : tuple of str
+        Names of its dimensions, ``"stimulus"`` first.
+    shape : tuple of int
+        Sizes of `dims` without the stimuli.
+    attributes : mapping
+        Attributes of the group.
+    """
+
+    layer: str
+    variable: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.shape[self.dims.index("unit") - 1]
+
+    def chunks(self, stimuli: int, itemsize: int) -> tuple[int, ...]:
+        """Chunk shape: tall, so that one unit over all stimuli is read at once.
+
+        Responses have chunks of up to 1024 stimuli x 128 units; activations keep all positions of
+        some units together, at about the same number of bytes.
+        """
+        positions = math.prod(self.shape) // self.units
+        units = _even(self.units, max(1, _CHUNK_UNITS // positions))
+        rows = _even(stimuli, min(_SHARD_STIMULI, _CHUNK_BYTES // (units * positions * itemsize)))
+        return (
+            rows,
+            *(
+                units if dim == "unit" else size
+                for dim, size in zip(self.dims[1:], self.shape, strict=True)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Everything about a recording except the numbers.
+
+    Attributes
+    ----------
+    ids, labels : arrays (stimulus,)
+        Name and class index of every stimulus.
+    class_names : sequence of str
+        Name of every class.
+    arrays : sequence of LayerArray
+        What is recorded.
+    dtype : str
+        Type of the numbers in the file.
+    contents : mapping of str to str
+        What the numbers depend on; two recordings with the same contents are the same recording.
+    provenance : mapping
+        Further attributes of the file.
+    """
+
+    ids: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.int64]
+    class_names: Sequence[str]
+    arrays: Sequence[LayerArray]
+    dtype: str
+    contents: Mapping[str, str]
+    provenance: Mapping[str, Any]
+
+    @property
+    def bytes_per_stimulus(self) -> int:
+        """Size of one stimulus in the file."""
+        return sum(math.prod(array.shape) for array in self.arrays) * np.dtype(self.dtype).itemsize
+
+    @property
+    def shard_stimuli(self) -> int:
+        """Stimuli in one shard: 1024, or fewer where their activations are large."""
+        return _even(
+            len(self.ids), min(_SHARD_STIMULI, _SHARD_BYTES // max(1, self.bytes_per_stimulus))
+        )
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the finished file, from above: whole chunks, names and overhead."""
+        itemsize = np.dtype(self.dtype).itemsize
+        size = 2**20 + len(self.ids) * (64 + self.ids.dtype.itemsize)
+        for array in self.arrays:
+            chunks = array.chunks(len(self.ids), itemsize)
+            shape = (len(self.ids), *array.shape)
+            counts = [-(-n // chunk) for n, chunk in zip(shape, chunks, strict=True)]
+            size += math.prod(counts) * (math.prod(chunks) * itemsize + 128) + 2**14
+        return size
+
+
+def _even(count: int, limit: int) -> int:
+    """Return the size of the fewest equal parts of `count` that are at most `limit` each.
+
+    HDF5 stores whole chunks: one more stimulus than a chunk holds would cost a second one.
+    """
+    parts = -(-count // max(1, limit))
+    return -(-count // parts)
+
+
+def check_dtype(dtype: str) -> str:
+    """Return `dtype` if a store can hold it.
+
+    Raises
+    ------
+    OptionError
+        It cannot.
+    """
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype={dtype!r} cannot be stored; choose one of {', '.join(DTYPES)}")
+    return dtype
