@@ -1,0 +1,356 @@
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import networks
+import numpy as np
+import pytest
+import timm
+import torch
+import xarray as xr
+from conftest import make_stimuli
+from torch import nn
+
+import unitprobe as up
+from unitprobe.errors import (
+    ContentsMismatchError,
+    LayerNotFoundError,
+    ModelError,
+    OptionError,
+    ResponseError,
+    StimuliError,
+    StorageError,
+    StoreExistsError,
+)
+from unitprobe.store import schema
+
+TESTS = Path(__file__).parent
+
+
+def means_from_hooks(module, images, names):
+    """Literal forward hooks with a mean over positions: the reference."""
+    kept, handles = {}, []
+    for name in names:
+
+        def hook(_module, _inputs, output, name=name):
+            kept[name] = output.mean((2, 3)).clone()
+
+        handles.append(module.get_submodule(name).register_forward_hook(hook))
+    with torch.no_grad():
+        module.eval()(images)
+    for handle in handles:
+        handle.remove()
+    return {name: value.numpy() for name, value in kept.items()}
+
+
+def contents(path):
+    """Every dataset and attribute of a file."""
+    found = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+        found["attrs"] = {k: v for k, v in file.attrs.items() if not k.startswith("_")}
+    return found
+
+
+def assert_same_file(one, other):
+    one, other = contents(one), contents(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(schema, "_SHARD_STIMULI", 8)
+
+
+def test_responses_are_those_of_plain_hooks(tmp_path, stimuli):
+    model = timm.create_model("resnet10t", pretrained=False).eval()
+    tree = up.record(model, stimuli, tmp_path / "s.h5", batch_size=7)
+    images = torch.stack([stimuli[i][0] for i in range(len(stimuli))])
+    expected = means_from_hooks(model, images, tree.children)
+    assert len(tree.children) == 11
+    for name, node in tree.children.items():
+        np.testing.assert_allclose(node["response"], expected[name], rtol=0, atol=1e-6)
+
+
+def test_the_store_opens_in_plain_xarray_with_every_axis_named(tmp_path, reused, stimuli):
+    up.record(reused, stimuli, tmp_path / "s.h5")
+    with xr.open_datatree(tmp_path / "s.h5", engine="h5netcdf") as tree:
+        assert list(tree.children) == ["relu", "relu_1"]
+        response = tree["relu"]["response"]
+        assert response.dims == ("stimulus", "unit")
+        assert response.dtype == np.float32
+        assert list(response["stimulus"].values) == list(stimuli.ids)
+        assert "label" in tree.coords
+        np.testing.assert_array_equal(tree["label"], stimuli.labels)
+        assert list(tree["class_name"].values) == stimuli.class_names
+        for name in ("network", "weights_fingerprint", "preprocessing", "pool", "torch_version"):
+            assert tree.attrs[name]
+        assert tree["relu"].attrs["kind"] == "relu"
+
+
+def test_the_store_opens_in_plain_h5py(tmp_path, reused, stimuli):
+    tree = up.record(reused, stimuli, tmp_path / "s.h5")
+    with h5py.File(tmp_path / "s.h5", "r") as file:
+        response = file["relu/response"]
+        assert [d[0].name for d in response.dims] == ["/stimulus", "/relu/unit"]
+        np.testing.assert_array_equal(response[()], tree["relu"]["response"])
+        assert file["stimulus"].asstr()[0] == stimuli.ids[0]
+
+
+def test_unpooled_activations_keep_their_positions(tmp_path, reused, stimuli):
+    tree = up.record(reused, stimuli, tmp_path / "s.h5", layers=["conv1", "head"], pool="none")
+    assert tree["conv1"]["activation"].dims == ("stimulus", "unit", "y", "x")
+    assert tree["head"]["response"].dims == ("stimulus", "unit")
+    image, _ = stimuli[3]
+    expected = reused.conv1(image[None])[0].detach()
+    np.testing.assert_allclose(tree["conv1"]["activation"][3], expected, rtol=0, atol=1e-6)
+    tokens = up.record(
+        networks.TinyAttention(), stimuli, tmp_path / "t.h5", layers="gelu", pool="none"
+    )
+    assert tokens["gelu"]["activation"].dims == ("stimulus", "token", "unit")
+
+
+def test_shards_and_batches_do_not_change_the_file(tmp_path, reused, stimuli, monkeypatch):
+    up.record(reused, stimuli, tmp_path / "one.h5", batch_size=4)
+    monkeypatch.setattr(schema, "_SHARD_STIMULI", 8)
+    tree = up.record(reused, stimuli, tmp_path / "many.h5", batch_size=4)
+    assert len(tree["stimulus"]) == 26
+    one = up.open_store(tmp_path / "one.h5")
+    for name in ("relu", "relu_1"):
+        # Batches of other sizes may take another path through the convolution.
+        np.testing.assert_allclose(tree[name]["response"], one[name]["response"], rtol=1e-6)
+    assert not (tmp_path / "many.h5.partial").exists()
+
+
+class InterruptedTestError(Exception):
+    pass
+
+
+def interrupt_after(module, batches):
+    """Make a network fail from a batch on, as a crash would."""
+    calls = []
+
+    def hook(_module, inputs):
+        calls.append(1)
+        if len(calls) > batches:
+            raise InterruptedTestError
+
+    return module.register_forward_pre_hook(hook)
+
+
+def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(
+    tmp_path, reused, stimuli, small_shards
+):
+    up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
+    handle = interrupt_after(reused, 6)  # two listing passes, then two shards of two batches
+    with pytest.raises(InterruptedTestError):
+        up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    handle.remove()
+    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.h5"))) == 2
+    passes = []
+    handle = reused.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    handle.remove()
+    assert sum(passes[2:]) == 26 - 2 * 7  # only what was missing
+    assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
+
+
+def test_a_damaged_shard_is_recorded_again(tmp_path, reused, stimuli, small_shards):
+    up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
+    handle = interrupt_after(reused, 6)
+    with pytest.raises(InterruptedTestError):
+        up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    handle.remove()
+    shard = sorted((tmp_path / "s.h5.partial").glob("shard-*.h5"))[0]
+    damaged = bytearray(shard.read_bytes())
+    damaged[-5] ^= 0xFF
+    shard.write_bytes(damaged)
+    up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda model, stimuli: (model, stimuli, {"pool": "max"}), "pool 'mean' there, 'max' now"),
+        (lambda model, stimuli: (model, stimuli.select(range(20)), {}), "stimuli_fingerprint"),
+        (lambda model, stimuli: (networks.ReusedInPlace(), stimuli, {}), "weights_fingerprint"),
+        (lambda model, stimuli: (model, stimuli, {"layers": "conv"}), "layers"),
+    ],
+)
+def test_another_recording_never_continues_an_unfinished_one(
+    tmp_path, reused, stimuli, small_shards, change, word
+):
+    handle = interrupt_after(reused, 6)
+    with pytest.raises(InterruptedTestError):
+        up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    handle.remove()
+    model, others, options = change(reused, stimuli)
+    with pytest.raises(ContentsMismatchError, match=word):
+        up.record(model, others, tmp_path / "s.h5", batch_size=4, **options)
+    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.h5"))) == 2
+    up.record(model, others, tmp_path / "s.h5", batch_size=4, resume=False, **options)
+
+
+KILLED = """
+import sys, networks, torch
+from conftest import make_stimuli
+import unitprobe as up
+from unitprobe.store import schema
+schema._SHARD_STIMULI = 16
+print("ready", flush=True)
+up.record(networks.build_tiny(), make_stimuli(4000), sys.argv[1], batch_size=16)
+"""
+
+
+def test_a_killed_recording_resumes_to_the_same_file(tmp_path):
+    up.record(networks.build_tiny(), make_stimuli(4000), tmp_path / "whole.h5", batch_size=16)
+    folder = tmp_path / "s.h5.partial"
+    script = [sys.executable, "-c", KILLED, str(tmp_path / "s.h5")]
+    for shards in (3, 20):
+        process = subprocess.Popen(script, cwd=TESTS, stdout=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("shard-*.h5"))) < shards and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "s.h5").exists()
+    subprocess.run(script, cwd=TESTS, check=True, capture_output=True)
+    with xr.open_datatree(tmp_path / "whole.h5") as whole, xr.open_datatree(tmp_path / "s.h5") as s:
+        assert whole.identical(s)
+
+
+def test_memory_stays_flat_however_many_stimuli(tmp_path):
+    script = (
+        "import resource, sys, networks, unitprobe as up\nfrom conftest import make_stimuli\n"
+        "network, stimuli = networks.build_tiny(), make_stimuli(int(sys.argv[1]))\n"
+        "up.record(network, stimuli, sys.argv[2], pool='none')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    peaks = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", script, str(count), str(tmp_path / f"{count}.h5")],
+                cwd=TESTS,
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for count in (2_000, 12_000)
+    ]
+    # 12,000 x 768 float32 in each of two layers is 74 MB; the stimuli themselves are 9 MB.
+    assert peaks[1] - peaks[0] < 40
+
+
+def test_nan_responses_are_refused_with_layer_and_place(tmp_path, reused, stimuli):
+    with torch.no_grad():
+        reused.conv2.weight[2].fill_(math.nan)
+    with pytest.raises(
+        ResponseError, match=r"'relu_1' has 26 NaN or infinite .*first at stimulus '"
+    ):
+        up.record(reused, stimuli, tmp_path / "s.h5")
+    assert not (tmp_path / "s.h5").exists()
+
+
+def test_float16_that_overflows_is_refused(tmp_path, reused, stimuli):
+    with torch.no_grad():
+        reused.bn1.weight.fill_(1e7)
+    with pytest.raises(ResponseError, match="use dtype='float32'"):
+        up.record(reused, stimuli, tmp_path / "s.h5", dtype="float16")
+
+
+def test_float16_is_rounded_and_no_more(tmp_path, reused, stimuli):
+    full = up.record(reused, stimuli, tmp_path / "full.h5")
+    half = up.record(reused, stimuli, tmp_path / "half.h5", dtype="float16")
+    expected = full["relu"]["response"].values.astype(np.float16)
+    np.testing.assert_array_equal(half["relu"]["response"], expected)
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path, reused, stimuli):
+    path = tmp_path / "s.h5"
+    path.write_text("precious")
+    with pytest.raises(StoreExistsError, match="overwrite=True") as caught:
+        up.record(reused, stimuli, path)
+    assert isinstance(caught.value, FileExistsError)
+    assert path.read_text() == "precious"
+    up.record(reused, stimuli, path, overwrite=True)
+    assert len(up.open_store(path)["stimulus"]) == 26
+
+
+def test_a_missing_directory_is_named(tmp_path, reused, stimuli):
+    with pytest.raises(StorageError, match=r"no_such of s\.h5 does not exist"):
+        up.record(reused, stimuli, tmp_path / "no_such" / "s.h5")
+
+
+FULL = """
+import resource, sys, networks
+from conftest import make_stimuli
+import unitprobe as up
+from unitprobe.store import schema
+schema._SHARD_STIMULI = 64
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+try:
+    up.record(networks.build_tiny(), make_stimuli(200), sys.argv[1], pool="none")
+except up.errors.StorageError as error:
+    print(error.exit_code, error)
+"""
+
+
+@pytest.mark.parametrize("limit", [100_000, 500_000])
+def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(tmp_path, limit):
+    # A limit on the size of a file stands for a full disk: shards of 200 kB, a file of 620 kB.
+    path = tmp_path / "s.h5"
+    script = [sys.executable, "-c", FULL, str(path), str(limit)]
+    run = subprocess.run(script, cwd=TESTS, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("1 ")
+    assert "could not be written" in run.stdout
+    assert run.stdout.count("\n") == 1
+    assert not path.exists()
+    shards = list((tmp_path / "s.h5.partial").glob("shard-*.h5"))
+    assert len(shards) == (0 if limit < 200_000 else 4)
+    tree = up.record(networks.build_tiny(), make_stimuli(200), path, pool="none", resume=False)
+    assert len(tree["stimulus"]) == 200
+
+
+def test_images_of_several_sizes_are_named(tmp_path, reused):
+    images = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
+    mixed = up.Stimuli(images, np.array([0, 1, 0]), ids=["a", "b", "c"], transform=lambda x: x)
+    with pytest.raises(StimuliError, match=r"'c' has shape \(3, 8, 9\).*'a' has \(3, 8, 8\)"):
+        up.record(reused, mixed, tmp_path / "s.h5")
+
+
+def test_images_of_the_wrong_size_for_the_network_are_refused(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU())
+    with pytest.raises(ModelError, match=r"shape \(1, 3, 8, 8\)"):
+        up.record(model, make_stimuli(8), tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"layers": "rellu"}, LayerNotFoundError, "'rellu'.*relu"),
+        ({"pool": "median"}, OptionError, "mean, max, center, cls, none"),
+        ({"dtype": "int8"}, OptionError, "float32, float64, float16"),
+        ({"batch_size": 0}, OptionError, "batch_size=0"),
+        ({"device": "warp"}, OptionError, "device='warp'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    tmp_path, reused, stimuli, options, error, match
+):
+    with pytest.raises(error, match=match) as caught:
+        up.record(reused, stimuli, tmp_path / "s.h5", **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert networks.count_hooks(reused) == 0

@@ -1,0 +1,117 @@
+"""Bring a network and its stimuli together: transform, device, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from unitprobe.errors import OptionError, StimuliError
+from unitprobe.layers import device_of
+from unitprobe.models import Network, as_network, plain_transform
+from unitprobe.stimuli import Stimuli
+
+
+@contextmanager
+def prepare(
+    model: Network | nn.Module,
+    stimuli: Stimuli,
+    *,
+    batch_size: int,
+    device: str | torch.device | None,
+) -> Iterator[tuple[Network, Stimuli]]:
+    """Yield the network on `device` and the stimuli as it takes them; move it back afterwards.
+
+    Stimuli without a transform get the network's; where it has none either, images become tensors
+    in [0, 1] as they are.
+
+    Raises
+    ------
+    OptionError
+        `batch_size` is not positive, or there is no such device.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size={batch_size} is not positive; 64 is usual")
+    network = as_network(model)
+    if stimuli.transform is None and not stimuli.ready:
+        channels = network.input_size[0] if network.input_size else None
+        stimuli = stimuli.with_transform(network.transform or plain_transform(channels))
+    home = device_of(network.module)
+    target = _check_device(device) if device is not None else home
+    network.module.to(target)
+    try:
+        yield network, stimuli
+    finally:
+        network.module.to(home)
+
+
+def load_batches(
+    stimuli: Stimuli, indices: Sequence[int], *, batch_size: int, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images, labels) of the stimuli at `indices`, in order, none twice.
+
+    Raises
+    ------
+    ImageError
+        A stimulus cannot be read.
+    StimuliError
+        Stimuli of one batch have different sizes.
+    """
+    numbered = _Numbered(stimuli, indices)
+    loader = DataLoader(
+        numbered, batch_size=batch_size, num_workers=workers, collate_fn=_Collate(stimuli)
+    )
+    yield from loader
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise OptionError(f"device={str(device)!r} cannot be used here: {reason}") from error
+    return target
+
+
+class _Numbered(Dataset[tuple[Tensor, int, int]]):
+    """Some stimuli with their index, so that an error can name the one it is about."""
+
+    def __init__(self, stimuli: Stimuli, indices: Sequence[int]) -> None:
+        self._stimuli = stimuli
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+        index = self._indices[position]
+        image, label = self._stimuli[index]
+        return image, label, index
+
+
+class _Collate:
+    """Stack images into a batch, and say which one does not fit."""
+
+    def __init__(self, stimuli: Stimuli) -> None:
+        self._stimuli = stimuli
+
+    def __call__(self, items: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor]:
+        images, labels, indices = zip(*items, strict=True)
+        for image, index in zip(images, indices, strict=True):
+            name = self._stimuli.ids[index]
+            if not isinstance(image, Tensor):
+                raise StimuliError(
+                    f"stimulus {name!r} is a {type(image).__name__} after its transform, which "
+                    "should return a tensor (channel, y, x)"
+                )
+            if image.shape != images[0].shape:
+                raise StimuliError(
+                    f"stimulus {str(name)!r} has shape {tuple(image.shape)} (channel, y, x), "
+                    f"{str(self._stimuli.ids[indices[0]])!r} has {tuple(images[0].shape)}; give a "
+                    "transform that resizes them to one size"
+                )
+        return torch.stack(images), torch.tensor(labels)
