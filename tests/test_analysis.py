@@ -1,0 +1,227 @@
+import math
+
+import networks
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+import xarray as xr
+from conftest import make_stimuli
+
+import unitprobe as up
+from unitprobe.errors import LabelError, OptionError, ResponseError, StoreError, UnitprobeWarning
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "s.h5"
+    return up.record(networks.build_tiny(), make_stimuli(120), path)
+
+
+@pytest.fixture(scope="module")
+def analysis(tree):
+    return up.analyze(tree, null=50, bootstrap=50)
+
+
+def recording(responses, labels, layer="relu", class_names=None):
+    """A recording as a tree, from an array."""
+    n, units = responses.shape
+    names = class_names or [f"class {i}" for i in range(int(max(labels)) + 1)]
+    root = xr.Dataset(
+        coords={
+            "stimulus": [f"s{i}" for i in range(n)],
+            "label": ("stimulus", np.asarray(labels)),
+            "class_name": names,
+        },
+        attrs={"unitprobe_content": "recording"},
+    )
+    node = xr.Dataset(
+        {"response": (("stimulus", "unit"), responses)}, coords={"unit": np.arange(units)}
+    )
+    return xr.DataTree.from_dict({"/": root, layer: node})
+
+
+def literal(responses, labels):
+    """Every statistic one unit at a time, in plain numpy: the reference."""
+    responses = np.asarray(responses, np.float64)
+    n, units = responses.shape
+    found = {"class_selectivity": [], "lifetime_sparseness": [], "fraction_active": [], "dead": []}
+    for unit in responses.T:
+        means = sorted(unit[labels == c].mean() for c in np.unique(labels))
+        top, rest = means[-1], np.mean(means[:-1])
+        found["class_selectivity"].append((top - rest) / (top + rest) if top + rest else math.nan)
+        energy = (unit**2).mean()
+        ratio = unit.mean() ** 2 / energy if energy else math.nan
+        found["lifetime_sparseness"].append((1 - ratio) / (1 - 1 / n))
+        found["fraction_active"].append((unit > 0).mean())
+        found["dead"].append(not unit.any())
+    found["population_sparseness"] = [
+        (1 - row.mean() ** 2 / (row**2).mean()) / (1 - 1 / units) if row.any() else math.nan
+        for row in responses
+    ]
+    singular = np.linalg.svd(responses - responses.mean(0), compute_uv=False)
+    eigenvalues = singular**2
+    shares = singular[singular > 1e-12] / singular.sum()
+    found["participation_ratio"] = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    found["effective_rank"] = np.exp(-(shares * np.log(shares)).sum())
+    cumulated = np.cumsum(eigenvalues) / eigenvalues.sum()
+    found["components_90"] = 1 + int(np.argmax(cumulated >= 0.90))
+    found["components_95"] = 1 + int(np.argmax(cumulated >= 0.95))
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def test_every_statistic_equals_an_independent_computation(tree, analysis):
+    for layer in ("relu", "relu_1"):
+        expected = literal(tree[layer]["response"].values, tree["label"].values)
+        for name, values in expected.items():
+            np.testing.assert_allclose(analysis[layer][name], values, atol=1e-5, err_msg=name)
+
+
+def test_the_result_is_labelled(analysis):
+    node = analysis["relu"]
+    assert node["class_selectivity"].dims == ("unit",)
+    assert node["tuning_curve"].dims == ("unit", "class_name")
+    assert node["population_sparseness"].dims == ("stimulus",)
+    assert node["participation_ratio"].dims == ()
+    assert analysis["class_selectivity"].dims == ("layer",)
+    assert list(analysis["layer"].values) == ["relu", "relu_1"]
+    assert analysis.attrs["weights_fingerprint"]
+
+
+def test_null_correction_and_interval_belong_together(analysis):
+    node = analysis["relu_1"]
+    corrected = node["class_selectivity"] - node["class_selectivity_null_mean"]
+    np.testing.assert_allclose(node["class_selectivity_corrected"], corrected)
+    assert bool((node["class_selectivity_low"] <= node["class_selectivity_high"]).all())
+    assert float(node["class_selectivity_p"].min()) >= 1 / 51
+
+
+def test_false_discovery_rates_are_over_all_layers(analysis):
+    nodes = list(analysis.children.values())
+    p = np.concatenate([node["class_selectivity_p"] for node in nodes])
+    q = np.concatenate([node["class_selectivity_q"] for node in nodes])
+    np.testing.assert_allclose(q, scipy.stats.false_discovery_control(p))
+
+
+def test_a_unit_that_prefers_a_class_is_found_and_noise_is_not():
+    random = np.random.default_rng(0)
+    labels = np.arange(200) % 4
+    responses = np.abs(random.normal(size=(200, 40)))
+    responses[labels == 2, 0] += 2
+    node = up.analyze(recording(responses, labels), null=2000)["relu"]
+    assert int(node["preferred_class"][0]) == 2
+    assert float(node["class_selectivity_q"][0]) < 0.05
+    assert float((node["class_selectivity_q"][1:] < 0.05).mean()) < 0.1
+    assert abs(float(node["class_selectivity_corrected"][1:].mean())) < 0.01
+
+
+def test_a_dead_unit_has_no_selectivity_and_is_counted(tree):
+    responses = np.abs(np.random.default_rng(0).normal(size=(40, 3)))
+    responses[:, 1] = 0
+    result = up.analyze(recording(responses, np.arange(40) % 4), null=20, bootstrap=20)
+    node = result["relu"]
+    assert math.isnan(node["class_selectivity"][1])
+    assert math.isnan(node["class_selectivity_p"][1])
+    assert int(node["preferred_class"][1]) == -1
+    assert bool(node["dead"][1])
+    assert float(result["dead_share"][0]) == pytest.approx(1 / 3)
+    assert float(result["class_selectivity"][0]) == pytest.approx(
+        float(node["class_selectivity"][[0, 2]].mean())
+    )
+
+
+def test_the_seed_decides_and_nothing_else(tree):
+    one, same = (up.analyze(tree, null=20, bootstrap=20, seed=3) for _ in range(2))
+    other = up.analyze(tree, null=20, bootstrap=20, seed=4)
+    assert one["relu"].to_dataset().equals(same["relu"].to_dataset())
+    assert not one["relu"]["class_selectivity_p"].equals(other["relu"]["class_selectivity_p"])
+
+
+def test_unpooled_activations_are_averaged_over_positions(tmp_path, tree):
+    stimuli = make_stimuli(120)
+    unpooled = up.record(networks.build_tiny(), stimuli, tmp_path / "s.h5", pool="none")
+    for name in ("class_selectivity", "participation_ratio", "lifetime_sparseness"):
+        one, other = (up.analyze(t, metrics=[name])["relu"][name] for t in (tree, unpooled))
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_subset_of_metrics_is_all_that_is_computed(tree):
+    node = up.analyze(tree, metrics=["gini"])["relu"]
+    assert list(node.data_vars) == ["gini"]
+
+
+def signed_recording():
+    responses = np.random.default_rng(0).normal(size=(60, 5))
+    return recording(responses, np.arange(60) % 3, layer="gelu")
+
+
+def test_negative_responses_are_never_passed_over():
+    with pytest.warns(UnitprobeWarning, match=r"1 of 1 layers have negative .*'gelu' \(1\d\d\)"):
+        result = up.analyze(signed_recording())
+    assert result["gelu"].attrs["negative_responses"] > 0
+    with pytest.raises(ResponseError, match=r"layer 'gelu'.*negative"):
+        up.analyze(signed_recording(), signed="refuse")
+    rectified = up.analyze(signed_recording(), signed="rectify")["gelu"]["class_selectivity"]
+    assert 0 <= float(rectified.min()) <= float(rectified.max()) <= 1
+
+
+def test_measures_of_signed_responses_need_no_warning():
+    up.analyze(signed_recording(), metrics=["participation_ratio", "kurtosis"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_responses_that_are_no_numbers_are_refused_with_layer_and_count(bad):
+    responses = np.ones((12, 3))
+    responses[5, 1] = bad
+    with pytest.raises(ResponseError, match=r"'relu' has 1 NaN or infinite .* among 36.*'s5'"):
+        up.analyze(recording(responses, np.arange(12) % 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"metrics": ["selectivity_class"]}, OptionError, "class_selectivity"),
+        ({"null": -1}, OptionError, "null=-1"),
+        ({"signed": "maybe"}, OptionError, "signed='maybe'"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(tree, options, error, match):
+    with pytest.raises(error, match=match):
+        up.analyze(tree, **options)
+
+
+def test_one_class_is_too_few():
+    with pytest.raises(LabelError, match="at least two"):
+        up.analyze(recording(np.ones((5, 2)), np.zeros(5, int)))
+
+
+def test_only_a_recording_can_be_analyzed(analysis):
+    with pytest.raises(StoreError, match="takes a recording"):
+        up.analyze(analysis)
+    with pytest.raises(StoreError, match="not one of unitprobe's"):
+        up.analyze(xr.DataTree())
+
+
+def test_tables_have_a_row_per_unit_and_per_layer(analysis, tmp_path):
+    units = up.unit_table(analysis)
+    assert len(units) == 12
+    assert list(units.columns[:2]) == ["layer", "unit"]
+    preferred = units["preferred_class"][0]
+    assert units["preferred_class_name"][0] == f"class {preferred}"
+    units.to_csv(tmp_path / "units.csv", index=False)
+    again = pd.read_csv(tmp_path / "units.csv")
+    np.testing.assert_allclose(again["class_selectivity"], units["class_selectivity"])
+    layers = up.layer_table(analysis)
+    assert list(layers["layer"]) == ["relu", "relu_1"]
+    assert list(layers["units"]) == [6, 6]
+
+
+def test_a_trained_selectivity_is_the_analyzed_one(tree):
+    network, stimuli = networks.build_tiny(), make_stimuli(120)
+    images = torch.stack([stimuli[i][0] for i in range(120)])
+    with up.SelectivityRegularizer(network, alpha=1.0) as regularizer, torch.no_grad():
+        network(images)
+        regularizer(torch.from_numpy(stimuli.labels))
+    expected = up.analyze(tree, metrics=["class_selectivity"])["class_selectivity"].mean()
+    assert float(regularizer.selectivity) == pytest.approx(float(expected), abs=1e-5)
