@@ -1,0 +1,244 @@
+"""The commands, as real processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+
+import unitprobe as up
+
+TESTS = Path(__file__).parent
+
+
+def run(*arguments, cwd=TESTS):
+    """Run a command as a user would; return (exit code, standard output, standard error)."""
+    command = [sys.executable, "-m", "unitprobe", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def fails(code, *arguments, **options):
+    """Run a command that must fail with one line; return that line."""
+    returned, out, err = run(*arguments, **options)
+    lines = err.strip().splitlines()
+    assert returned == code, (returned, out, err)
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Thirty-two small images of four classes, as a folder."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for index in range(32):
+        place = folder / f"class{index % 4}"
+        place.mkdir(exist_ok=True)
+        pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "s.h5"
+    code, out, err = run("record", "networks:build_tiny", f"imagefolder:{images}", "--out", path)
+    assert code == 0, err
+    assert "recorded 2 layers, 32 stimuli" in out
+    assert err == ""  # no progress bar where there is no terminal
+    return path
+
+
+def test_record_analyze_ablate_report(images, store, tmp_path):
+    code, out, _ = run(
+        *("analyze", store, "--null", 20, "--bootstrap", 20),
+        *("--out", tmp_path / "a.h5", "--csv", tmp_path / "units.csv"),
+    )
+    assert code == 0
+    assert "relu_1" in out
+    assert len((tmp_path / "units.csv").read_text().splitlines()) == 13
+    code, out, err = run(
+        *("ablate", "networks:build_tiny", f"imagefolder:{images}", "--units", "0-2,4"),
+        *("--out", tmp_path / "g.h5"),
+    )
+    assert code == 0, err
+    assert "ablated 8 units of 2 layers" in out
+    code, out, err = run(
+        *("report", tmp_path / "a.h5", "--ablation", tmp_path / "g.h5"),
+        *("--out", tmp_path / "report"),
+    )
+    assert code == 0, err
+    assert (tmp_path / "report" / "index.html").stat().st_size > 1000
+
+
+def test_the_command_line_and_python_give_the_same_file(images, store, tmp_path, monkeypatch):
+    import networks
+
+    tree = up.record(
+        networks.build_tiny(), up.load_stimuli(f"imagefolder:{images}"), tmp_path / "p.h5"
+    )
+    with xr.open_datatree(store, engine="h5netcdf") as other:
+        np.testing.assert_array_equal(tree["relu"]["response"], other["relu"]["response"])
+
+
+def test_report_takes_a_recording_and_adds_the_null_itself(store, tmp_path):
+    code, _, err = run(
+        *("report", store, "--null", 20, "--bootstrap", 20, "--out", tmp_path / "report")
+    )
+    assert code == 0, err
+    assert "class_selectivity_q" in (tmp_path / "report" / "units.csv").read_text()
+
+
+def test_layers_prints_a_table():
+    code, out, _ = run("layers", "resnet10t", "--layers", "activations")
+    assert code == 0
+    assert "layer1.0.act1" in out
+    assert out.count("relu") == 11
+    code, out, _ = run("layers", "networks:ResNet20", "--input-size", "3,32,32")
+    assert code == 0
+    assert "layer3.2.relu_1" in out
+
+
+def test_weights_on_disk_need_no_network(images, tmp_path):
+    weights = tmp_path / "w.pt"
+    torch.manual_seed(5)
+    import networks
+
+    module = networks.build_tiny()
+    torch.nn.init.normal_(module.conv1.weight)
+    torch.save(module.state_dict(), weights)
+    code, _, err = run(
+        *("record", "networks:build_tiny", "--weights", weights, f"imagefolder:{images}"),
+        *("--layers", "conv1", "--out", tmp_path / "s.h5"),
+    )
+    assert code == 0, err
+    tree = up.open_store(tmp_path / "s.h5")
+    expected = up.load_model("networks:build_tiny", weights=weights).fingerprint
+    assert tree.attrs["weights_fingerprint"] == expected
+
+
+class TestMistakes:
+    """Each is one line that names the thing, with the right exit code and nothing lost."""
+
+    MODEL = "networks:build_tiny"
+
+    def test_unknown_layer(self, images, tmp_path):
+        line = fails(
+            2,
+            *("record", self.MODEL, f"imagefolder:{images}"),
+            *("--layers", "rellu", "--out", tmp_path / "s.h5"),
+        )
+        assert "'rellu'" in line
+        assert "relu_1" in line
+
+    def test_unknown_network(self, images, tmp_path):
+        line = fails(
+            2, "record", "timm:resnet18x", f"imagefolder:{images}", "--out", tmp_path / "s.h5"
+        )
+        assert "resnet18x" in line
+        assert "resnet18" in line.replace("resnet18x", "")
+
+    def test_no_labels(self, tmp_path):
+        np.savez(tmp_path / "x.npz", x=np.zeros((4, 3, 8, 8), np.float32))
+        line = fails(
+            2, "record", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "s.h5"
+        )
+        assert "x.npz" in line
+
+    def test_one_class_only(self, tmp_path):
+        np.savez(tmp_path / "x.npz", x=np.zeros((4, 3, 8, 8), np.float32), y=np.zeros(4, np.int64))
+        line = fails(
+            2, "record", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "s.h5"
+        )
+        assert "two" in line
+
+    def test_a_class_with_no_image(self, images, tmp_path):
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "a" / "0.png")
+        out = tmp_path / "s.h5"
+        line = fails(2, "record", self.MODEL, f"imagefolder:{tmp_path}", "--out", out)
+        assert "b" in line
+        assert "no image" in line
+
+    def test_images_of_the_wrong_size(self, tmp_path):
+        np.savez(tmp_path / "x.npz", x=np.zeros((4, 5, 8, 8), np.float32), y=np.arange(4) % 2)
+        line = fails(
+            2, "record", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "s.h5"
+        )
+        assert "(1, 5, 8, 8)" in line
+
+    def test_nan_responses(self, tmp_path):
+        x = np.zeros((4, 3, 8, 8), np.float32)
+        x[2] = 3e38
+        np.savez(tmp_path / "x.npz", x=x, y=np.arange(4) % 2)
+        line = fails(
+            2, "record", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "s.h5"
+        )
+        assert "layer 'relu" in line
+        assert "NaN or infinite" in line
+
+    def test_a_corrupt_image(self, images, tmp_path):
+        for index, source in enumerate(sorted(images.rglob("*.png"))):
+            place = tmp_path / "images" / source.parent.name
+            place.mkdir(parents=True, exist_ok=True)
+            data = source.read_bytes()
+            (place / source.name).write_bytes(data[:60] if index == 17 else data)
+        broken = sorted((tmp_path / "images").rglob("*.png"))[17]
+        spec = f"imagefolder:{tmp_path / 'images'}"
+        line = fails(2, "record", self.MODEL, spec, "--out", tmp_path / "s.h5")
+        assert str(broken) in line
+
+    def test_weights_of_another_architecture(self, images, tmp_path):
+        torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "w.pt")
+        line = fails(
+            2,
+            *("record", self.MODEL, f"imagefolder:{images}", "--weights", tmp_path / "w.pt"),
+            *("--out", tmp_path / "s.h5"),
+        )
+        assert "w.pt" in line
+
+    def test_a_store_that_is_truncated_or_none(self, store, tmp_path):
+        half = tmp_path / "half.h5"
+        half.write_bytes(store.read_bytes()[: store.stat().st_size // 2])
+        assert "damaged" in fails(2, "analyze", half, "--out", tmp_path / "a.h5")
+        assert "does not exist" in fails(2, "analyze", tmp_path / "no.h5", "--out", tmp_path / "a")
+        half.write_text("nothing")
+        assert "not an HDF5 file" in fails(2, "report", half, "--out", tmp_path / "r")
+
+    def test_an_output_that_exists(self, images, store, tmp_path):
+        before = store.read_bytes()
+        line = fails(2, "record", self.MODEL, f"imagefolder:{images}", "--out", store)
+        assert "--overwrite" in line
+        assert store.read_bytes() == before
+        assert "--overwrite" in fails(2, "analyze", store, "--out", store)
+
+    def test_a_directory_that_is_not_there(self, images, tmp_path):
+        out = tmp_path / "none" / "s.h5"
+        assert "none" in fails(1, "record", self.MODEL, f"imagefolder:{images}", "--out", out)
+
+    def test_hub_weights_without_a_network(self, images, tmp_path):
+        out = tmp_path / "s.h5"
+        model = "torchvision:squeezenet1_0"
+        line = fails(1, "record", model, f"imagefolder:{images}", "--out", out)
+        assert "--weights" in line
+        assert "--no-pretrained" in line
+
+    def test_classes_that_the_outputs_do_not_fit(self, store, tmp_path):
+        np.savez(tmp_path / "x.npz", x=np.zeros((6, 3, 8, 8), np.float32), y=np.arange(6) % 3)
+        fails(2, "ablate", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "g.h5")
+
+    def test_numbers_that_are_none(self, images, tmp_path):
+        assert "3,32,32" in fails(2, "layers", "networks:ResNet20", "--input-size", "32x32")
+        out = tmp_path / "g.h5"
+        line = fails(
+            2, "ablate", self.MODEL, f"imagefolder:{images}", "--units", "one", "--out", out
+        )
+        assert "'one'" in line

@@ -1,0 +1,32 @@
+"""Tells what the single units of an image network do, and whether it matters."""
+
+from unitprobe import errors, metrics
+from unitprobe.ablation import ablate
+from unitprobe.analysis import analyze, layer_table, unit_table
+from unitprobe.layers import Layer, list_layers
+from unitprobe.models import Network, load_model
+from unitprobe.probe import Probe
+from unitprobe.record import record
+from unitprobe.regularizer import SelectivityRegularizer
+from unitprobe.stimuli import Stimuli, load_stimuli
+from unitprobe.store import open_store, save_tree
+
+__all__ = [
+    "Layer",
+    "Network",
+    "Probe",
+    "SelectivityRegularizer",
+    "Stimuli",
+    "ablate",
+    "analyze",
+    "errors",
+    "layer_table",
+    "list_layers",
+    "load_model",
+    "load_stimuli",
+    "metrics",
+    "open_store",
+    "record",
+    "save_tree",
+    "unit_table",
+]

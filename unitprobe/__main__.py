@@ -1,0 +1,5 @@
+"""``python -m unitprobe`` is the command ``unitprobe``."""
+
+from unitprobe.cli import main
+
+main()
