@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 from PIL import Image
+
+import unitprobe as up
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,14 +27,13 @@ def folder(tmp_path, monkeypatch):
         place.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 255, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / f"{index}.png")
-    create = timm.create_model
+    load_model = up.load_model
 
-    def create_untrained(name, pretrained=False, **options):
+    def load_untrained(name):
         # The pages load pretrained weights; here they are random, and the head fits the classes.
-        options["num_classes"] = 4
-        return create(name, pretrained=False, **options)
+        return load_model(name, pretrained=False, num_classes=4)
 
-    monkeypatch.setattr(timm, "create_model", create_untrained)
+    monkeypatch.setattr(up, "load_model", load_untrained)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

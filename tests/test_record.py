@@ -18,6 +18,7 @@ from torch import nn
 import unitprobe as up
 from unitprobe.errors import (
     ContentsMismatchError,
+    LayerError,
     LayerNotFoundError,
     ModelError,
     OptionError,
@@ -334,6 +335,14 @@ def test_images_of_the_wrong_size_for_the_network_are_refused(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU())
     with pytest.raises(ModelError, match=r"shape \(1, 3, 8, 8\)"):
         up.record(model, make_stimuli(8), tmp_path / "s.h5")
+
+
+def test_a_layer_with_the_name_of_a_coordinate_is_refused(tmp_path, stimuli):
+    model = nn.Module()
+    model.label = nn.ReLU()
+    model.forward = lambda x: model.label(x)
+    with pytest.raises(LayerError, match="'label' cannot stand in a file"):
+        up.record(model, stimuli, tmp_path / "s.h5")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,15 @@ _NON_NEGATIVE = {
     "gini",
     "population_sparseness",
 }
-_ATTRIBUTES = ("network", "weights_fingerprint", "preprocessing", "pool", "stimuli")
+_ATTRIBUTES = (
+    "network",
+    "weights_fingerprint",
+    "preprocessing",
+    "pool",
+    "stimuli",
+    "stimuli_fingerprint",
+    "torch_version",
+)
 
 
 def analyze(

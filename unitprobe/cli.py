@@ -23,6 +23,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# What `analyze` prints of its table by layer; the file has all.
+_SUMMARY = (
+    "layer",
+    "units",
+    "class_selectivity",
+    "class_selectivity_corrected",
+    "selective_share",
+    "lifetime_sparseness",
+    "dead_share",
+    "participation_ratio",
+)
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -49,7 +61,8 @@ ClassNames = Annotated[
 Layers = Annotated[
     list[str] | None,
     typer.Option(
-        help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.'
+        "--layers",
+        help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.',
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Stimuli in one forward pass.")]
@@ -109,13 +122,7 @@ def record(
     model: Model,
     stimuli: StimuliSpec,
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layers",
-            help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.',
-        ),
-    ] = None,
+    select: Layers = None,
     pool: Annotated[str, typer.Option(help="mean, max, center, cls or none.")] = "mean",
     batch_size: BatchSize = 64,
     dtype: Annotated[str, typer.Option(help="float32, float64 or float16.")] = "float32",
@@ -193,7 +200,9 @@ def analyze(
     save_tree(result, out, overwrite=overwrite)
     if csv is not None:
         unit_table(result).to_csv(csv, index=False)
-    typer.echo(layer_table(result).to_string(index=False, float_format="%.3f"))
+    table = layer_table(result)
+    shown = [name for name in _SUMMARY if name in table]
+    typer.echo(table[shown].to_string(index=False, float_format="%.3f"))
     typer.echo(f"analyzed {len(result.children)} layers: {out}")
 
 
@@ -202,13 +211,7 @@ def ablate(
     model: Model,
     stimuli: StimuliSpec,
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layers",
-            help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.',
-        ),
-    ] = None,
+    select: Layers = None,
     units: Annotated[
         str | None, typer.Option(help="Only these units of each layer: 0,1,5-9.")
     ] = None,

@@ -27,6 +27,7 @@ from unitprobe.store import (
     Recording,
     Shards,
     check_dtype,
+    check_layer_names,
     check_output,
     merge_shards,
     open_store,
@@ -115,6 +116,7 @@ def record(
         with Probe(network, layers, pool) as probe:
             first, _ = next(load_batches(images, range(1), batch_size=1))
             chosen = probe.resolve(first)
+            check_layer_names(layer.name for layer in chosen)
             recording = _describe(network, images, chosen, probe(first), pool=pool, dtype=dtype)
             shards = Shards(target, recording, resume=resume)
             _fill(shards, recording, probe, images, batch_size, workers, progress)

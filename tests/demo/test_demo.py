@@ -16,7 +16,7 @@ def test_it_leaves_three_stores_a_table_plots_and_a_page(shown):
     for name in ("suppressed", "plain", "promoted"):
         with xr.open_datatree(out / f"{name}.h5", engine="h5netcdf") as tree:
             assert len(tree.children) == 9
-            assert len(tree["stimulus"]) == 360
+            assert len(tree["stimulus"]) == 364
         assert (out / name / "index.html").exists()
     assert (out / "index.html").exists()
     assert (out / "comparison.csv").read_text().count("\n") == 4

@@ -21,7 +21,7 @@ from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
 from unitprobe.responses import pool_activation
 from unitprobe.stimuli import Stimuli
-from unitprobe.store import SCHEMA_VERSION
+from unitprobe.store import SCHEMA_VERSION, check_layer_names
 
 #: What takes the place of a unit's activation.
 Mode = Literal["zero", "mean"]
@@ -107,6 +107,7 @@ def ablate(
         first, _ = next(load_batches(images, range(1), batch_size=1))
         listed = list_layers(network, example=first)
         chosen = select_layers(network.module, listed, layers)
+        check_layer_names(layer.name for layer in chosen)
         swept = {layer.name: _check_units(layer, units) for layer in chosen}
         with evaluating(network.module), torch.no_grad():
             sweep = _Sweep(network, images, chosen, swept, batch_size, workers)

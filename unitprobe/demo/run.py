@@ -12,12 +12,11 @@ from unitprobe.ablation import ablate
 from unitprobe.analysis import analyze
 from unitprobe.demo.network import make_network
 from unitprobe.demo.training import train
-from unitprobe.errors import StoreExistsError
 from unitprobe.models import Network
 from unitprobe.record import record
-from unitprobe.report import NetworkResult, write_comparison, write_report
+from unitprobe.report import NetworkResult, check_folder, write_comparison, write_report
 from unitprobe.stimuli import Stimuli, load_stimuli
-from unitprobe.store import save_tree
+from unitprobe.store import save_tree, writing
 
 #: Weight of the regularizer by network: ``loss = cross_entropy - alpha * SI``.
 ALPHAS: Mapping[str, float] = {"suppressed": -1.0, "plain": 0.0, "promoted": 1.0}
@@ -47,13 +46,9 @@ def run_demo(
     StoreExistsError
         The folder has something in it and `overwrite` is false.
     """
-    if out.exists() and not out.is_dir():
-        raise StoreExistsError(f"{out} is a file; name a folder with --out")
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise StoreExistsError(
-            f"the folder {out} is not empty; name another with --out or replace it with --overwrite"
-        )
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out, overwrite=overwrite)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     digits = load_stimuli("digits", split="train")
     unseen = load_stimuli("digits", split="test")
     yield (

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unitprobe.errors import OptionError
+from unitprobe.errors import LayerError, OptionError
 
 SCHEMA_VERSION = 1
+#: Names that stand at the root of a unitprobe file, so that no layer can have them.
+ROOT_NAMES = frozenset(
+    {"accuracy", "class_accuracy", "class_name", "label", "layer", "loss", "stimulus", "units"}
+)
 DTYPES = ("float32", "float64", "float16")
 
 _SHARD_BYTES = 256 * 2**20
@@ -128,6 +132,22 @@ def _even(count: int, limit: int) -> int:
     """
     parts = -(-count // max(1, limit))
     return -(-count // parts)
+
+
+def check_layer_names(names: Iterable[str]) -> None:
+    """Refuse layers whose name is that of something else in the file.
+
+    Raises
+    ------
+    LayerError
+        One has such a name.
+    """
+    for name in names:
+        if name in ROOT_NAMES:
+            raise LayerError(
+                f"a layer named {name!r} cannot stand in a file, where {name!r} is something else; "
+                "leave it out of layers=, or rename the module"
+            )
 
 
 def check_dtype(dtype: str) -> str:
