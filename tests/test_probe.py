@@ -125,6 +125,16 @@ def test_half_precision_is_averaged_in_single_precision():
     torch.testing.assert_close(response, images.float().mean((2, 3)), rtol=0, atol=1e-6)
 
 
+def test_stimuli_are_given_in_the_precision_of_the_network(reused):
+    images = torch.randn(2, 3, 8, 8)
+    with Probe(reused, "relu") as probe:
+        single = probe(images)["relu"]
+    with Probe(reused.double(), "relu") as probe:
+        double = probe(images)["relu"]
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single)
+
+
 def test_fused_attention_does_not_hide_layers():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), Transposed(), encoder)

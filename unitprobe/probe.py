@@ -14,7 +14,7 @@ from unitprobe.layers import (
     CallWatcher,
     Layer,
     Selection,
-    device_of,
+    as_input,
     evaluating,
     list_layers,
     select_layers,
@@ -158,7 +158,7 @@ class Probe:
         self.resolve(stimuli)
         self._responses = {}
         with evaluating(module), torch.no_grad():
-            module(stimuli.to(device_of(module), non_blocking=True))
+            module(as_input(module, stimuli))
         missed = [layer.name for layer in self.layers if layer.name not in self._responses]
         if missed:
             raise LayerError(

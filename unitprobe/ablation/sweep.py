@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from unitprobe.ablation.outcome import Outcome
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import ModelError, OptionError, ResponseError
-from unitprobe.layers import Layer, Selection, device_of, evaluating, list_layers, select_layers
+from unitprobe.layers import (
+    Layer,
+    Selection,
+    as_input,
+    evaluating,
+    list_layers,
+    select_layers,
+)
 from unitprobe.models import Network, output_indices
 from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
@@ -149,7 +156,6 @@ class _Sweep:
         self._network = network
         self._stimuli = stimuli
         self._layers = layers
-        self._device = device_of(network.module)
         self._batch_size = batch_size
         self._workers = workers
         self._outputs: Tensor | None = None
@@ -175,7 +181,7 @@ class _Sweep:
             watch_layers(self._network.module, self._layers, add),
         ):
             for images, _ in self._batches():
-                self._network.module(images.to(self._device))
+                self._network.module(as_input(self._network.module, images))
                 advance(len(images))
         return {name: pooled / total for name, pooled in sums.items()}
 
@@ -184,7 +190,7 @@ class _Sweep:
         total = sum(map(len, self.units.values())) * len(self._stimuli)
         with progress_bar("ablating", total, "stimuli x units", enabled=progress) as advance:
             for images, labels in self._batches():
-                images = images.to(self._device)
+                images = as_input(self._network.module, images)
                 logits = self._logits(images)
                 targets = self._targets(logits, labels)
                 self.intact.add(logits, targets, labels)
@@ -237,7 +243,7 @@ class _Sweep:
             raise ResponseError(
                 f"{self._network.name} gives {bad} NaN or infinite logits among {logits.numel()}"
             )
-        return self._outputs[labels].to(self._device)
+        return self._outputs[labels].to(logits.device)
 
 
 def _result(

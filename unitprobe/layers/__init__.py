@@ -1,7 +1,7 @@
 """Discover, name and select layers: one address for every activation."""
 
 from unitprobe.layers.calls import Call, CallWatcher
-from unitprobe.layers.discover import device_of, evaluating, example_input, list_layers
+from unitprobe.layers.discover import as_input, device_of, evaluating, example_input, list_layers
 from unitprobe.layers.layer import NONLINEARITIES, Layer
 from unitprobe.layers.select import Selection, repeated_blocks, select_layers
 
@@ -11,6 +11,7 @@ __all__ = [
     "CallWatcher",
     "Layer",
     "Selection",
+    "as_input",
     "device_of",
     "evaluating",
     "example_input",

@@ -98,6 +98,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = training
 
 
+def as_input(module: nn.Module, stimuli: Tensor) -> Tensor:
+    """Return stimuli on the device and, if they are floats, in the precision of a network."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and stimuli.is_floating_point():
+            return stimuli.to(parameter.device, parameter.dtype, non_blocking=True)
+        break
+    return stimuli.to(device_of(module), non_blocking=True)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a network's first parameter or buffer, the CPU if it has none."""
     for tensor in (*module.parameters(), *module.buffers()):
@@ -107,7 +116,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 def _discover(module: nn.Module, example: Tensor) -> list[Layer]:
     stimuli = example[:2] if len(example) > 1 else torch.cat([example, example])
-    stimuli = stimuli.detach().to(device_of(module), copy=True)
+    stimuli = as_input(module, stimuli.detach().clone())
     listing = _Listing(module, len(example))
     listing.axes.start(stimuli)
     devices = [stimuli.device] if stimuli.device.type == "cuda" else []

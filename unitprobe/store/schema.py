@@ -19,7 +19,7 @@ ROOT_NAMES = frozenset(
 )
 DTYPES = ("float32", "float64", "float16")
 
-_SHARD_BYTES = 256 * 2**20
+_SHARD_BYTES = 64 * 2**20
 _SHARD_STIMULI = 1024
 _CHUNK_BYTES = 512 * 2**10
 _CHUNK_UNITS = 128
