@@ -278,6 +278,14 @@ def test_float16_is_rounded_and_no_more(tmp_path, reused, stimuli):
     np.testing.assert_array_equal(half["relu"]["response"], expected)
 
 
+def test_compression_changes_the_size_and_not_the_numbers(tmp_path, reused):
+    blank = up.Stimuli(np.zeros((64, 3, 8, 8), np.float32), np.arange(64) % 4)
+    plain = up.record(reused, blank, tmp_path / "plain.h5", pool="none")
+    packed = up.record(reused, blank, tmp_path / "packed.h5", pool="none", compression="zstd")
+    np.testing.assert_array_equal(plain["relu"]["activation"], packed["relu"]["activation"])
+    assert (tmp_path / "packed.h5").stat().st_size < (tmp_path / "plain.h5").stat().st_size / 2
+
+
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path, reused, stimuli):
     path = tmp_path / "s.h5"
     path.write_text("precious")
@@ -350,6 +358,7 @@ def test_a_layer_with_the_name_of_a_coordinate_is_refused(tmp_path, stimuli):
     [
         ({"layers": "rellu"}, LayerNotFoundError, "'rellu'.*relu"),
         ({"pool": "median"}, OptionError, "mean, max, center, cls, none"),
+        ({"compression": "zip"}, OptionError, "'zstd' or None"),
         ({"dtype": "int8"}, OptionError, "float32, float64, float16"),
         ({"batch_size": 0}, OptionError, "batch_size=0"),
         ({"device": "warp"}, OptionError, "device='warp'"),

@@ -126,6 +126,9 @@ def record(
     pool: Annotated[str, typer.Option(help="mean, max, center, cls or none.")] = "mean",
     batch_size: BatchSize = 64,
     dtype: Annotated[str, typer.Option(help="float32, float64 or float16.")] = "float32",
+    compression: Annotated[
+        str | None, typer.Option(help='"zstd" compresses the finished file.')
+    ] = None,
     device: Device = None,
     weights: Weights = None,
     pretrained: Pretrained = True,
@@ -155,6 +158,7 @@ def record(
         pool=pool,
         batch_size=batch_size,
         dtype=dtype,
+        compression=compression,
         device=device,
         workers=workers,
         resume=resume,
@@ -285,7 +289,7 @@ def main() -> None:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        typer.echo("interrupted; the same recording goes on where it stopped", err=True)
         sys.exit(130)
 
 

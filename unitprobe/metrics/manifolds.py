@@ -89,9 +89,9 @@ def manifold_geometry(
     The anchor point is s = (t - v) / sum_k a_k, or, where t is itself such a v, the s_k that t
     comes nearest to. With means over t (equations 16, 28 and 29 of Chung et al.):
 
-    - 1 / capacity = <|t - v|^2>;
-    - radius^2 = <|s - <s>|^2>, without the coordinate along the centre;
-    - dimension = <(t . s/|s|)^2>, likewise.
+    - ``1 / capacity = <|t - v|^2>``;
+    - ``radius^2 = <|s - <s>|^2>``, without the coordinate along the centre;
+    - ``dimension = <(t . s/|s|)^2>``, likewise.
 
     Centres are taken for uncorrelated. Cohen et al. first project out the few directions that
     centres share, which is not done here, so values for a trained layer differ from theirs.

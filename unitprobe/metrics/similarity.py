@@ -30,7 +30,7 @@ def linear_cka(x: Array, y: Array) -> Array:
 
     Notes
     -----
-    |Y'X|_F^2 / (|X'X|_F |Y'Y|_F), with X and Y less each unit's mean: Kornblith, Norouzi, Lee &
+    ``|Y'X|_F^2 / (|X'X|_F |Y'Y|_F)``, with X and Y less each unit's mean: Kornblith, Norouzi, Lee &
     Hinton, "Similarity of neural network representations revisited" (ICML 2019). With fewer
     stimuli than units the same is computed from XX' and YY'. It is biased upwards where stimuli
     are few beside units.

@@ -150,7 +150,7 @@ def hoyer_sparseness(responses: Array) -> Array:
 
     Notes
     -----
-    (sqrt(n) - |r|_1 / |r|_2) / (sqrt(n) - 1): Hoyer, "Non-negative matrix factorization with
+    ``(sqrt(n) - |r|_1 / |r|_2) / (sqrt(n) - 1)``: Hoyer, "Non-negative matrix factorization with
     sparseness constraints" (JMLR 2004).
 
     Examples

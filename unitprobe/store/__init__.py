@@ -9,6 +9,7 @@ from unitprobe.store.schema import (
     Recording,
     check_dtype,
     check_layer_names,
+    compression_filter,
 )
 from unitprobe.store.shards import Shards
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_dtype",
     "check_layer_names",
     "check_output",
+    "compression_filter",
     "content_of",
     "merge_shards",
     "open_store",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +56,8 @@ def writing(path: Path) -> Iterator[None]:
 def reserve(path: Path, size: int) -> None:
     """Make sure that a file of `size` bytes fits at `path`, which is gone afterwards.
 
-    The blocks are really allocated, so that quotas and limits count too. HDF5 crashes where the
+    The blocks are really allocated, where the system can do that, so that quotas and limits count
+    too. HDF5 crashes where the
     disk fills up beneath it; this fails cleanly before.
 
     Raises
@@ -63,8 +66,11 @@ def reserve(path: Path, size: int) -> None:
         It does not fit.
     """
     try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, size))
+        if hasattr(os, "posix_fallocate"):
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, size))
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(f"{reason}, {size / 1e6:.1f} MB are needed") from error
@@ -88,6 +94,8 @@ def write_atomically(path: Path, contents: bytes) -> None:
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename a finished file over its target and make the rename last."""
     partial.replace(path)
+    if os.name != "posix":
+        return  # elsewhere a directory cannot be flushed
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from unitprobe.store.files import put_in_place, reserve, writing
-from unitprobe.store.schema import SCHEMA_VERSION, LayerArray, Recording
+from unitprobe.store.schema import SCHEMA_VERSION, LayerArray, Recording, compression_filter
 from unitprobe.store.shards import Shards
 
 
@@ -37,9 +37,12 @@ def _write_root(file: Any, recording: Recording) -> None:
     file.attrs["unitprobe_content"] = "recording"
     file.attrs["unitprobe_schema"] = np.int64(SCHEMA_VERSION)
     file.attrs["complete"] = np.int64(1)
+    file.attrs["compression"] = recording.compression or "none"
     file.attrs["coordinates"] = "label"  # for xarray: no variable of its own
     for name, value in {**recording.provenance, **recording.contents}.items():
-        file.attrs[name] = value
+        # The layers are the groups of the file, and an attribute holds no more than 64 kB.
+        if name != "layers":
+            file.attrs[name] = value
     file.dimensions = {
         "stimulus": len(recording.ids),
         "class_name": len(recording.class_names),
@@ -65,7 +68,8 @@ def _write_layer(file: Any, array: LayerArray, shards: Shards, recording: Record
     unit.attrs["long_name"] = "index of the unit in its layer"
     dtype = np.dtype(recording.dtype)
     chunks = array.chunks(len(recording.ids), dtype.itemsize)
-    variable = group.create_variable(array.variable, array.dims, dtype, chunks=chunks)
+    filters = compression_filter(recording.compression)
+    variable = group.create_variable(array.variable, array.dims, dtype, chunks=chunks, **filters)
     variable.attrs["long_name"] = (
         "activation pooled over positions" if array.variable == "response" else "activation"
     )

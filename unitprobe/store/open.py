@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from unitprobe.errors import StoreError, StoreNotFoundError
+from unitprobe.errors import OptionError, StoreError, StoreNotFoundError
 from unitprobe.store.files import check_output, put_in_place, reserve, writing
-from unitprobe.store.schema import SCHEMA_VERSION
+from unitprobe.store.schema import SCHEMA_VERSION, compression_filter
 from unitprobe.store.shards import folder_of, read_manifest
 
 CONTENTS = ("recording", "analysis", "ablation")
@@ -45,6 +45,8 @@ def open_store(
         There is no such file; if its recording is unfinished, the message says how far it is.
     StoreError
         The file is damaged, or not one of unitprobe's.
+    OptionError
+        `chunks` is given without dask, or the file is compressed and hdf5plugin is not installed.
 
     Examples
     --------
@@ -60,8 +62,10 @@ def open_store(
     _check(target)
     try:
         return xr.open_datatree(target, engine="h5netcdf", chunks=chunks)
-    except ImportError:
-        raise
+    except ImportError as error:
+        raise OptionError(
+            f"chunks={chunks!r} needs dask: python -m pip install 'unitprobe[dask]' ({error})"
+        ) from error
     except Exception as error:
         raise StoreError(f"{target} is damaged: {_first_line(error)}; record it again") from error
 
@@ -122,6 +126,7 @@ def _check(path: Path) -> None:
     try:
         with h5py.File(path, "r") as file:
             content = file.attrs.get("unitprobe_content")
+            compression = file.attrs.get("compression", "none")
             schema = file.attrs.get("unitprobe_schema", SCHEMA_VERSION)
             stimuli = len(file["stimulus"]) if "stimulus" in file else None
             for name, item in file.items():
@@ -135,6 +140,8 @@ def _check(path: Path) -> None:
         raise StoreError(
             f"{path} is an HDF5 file, but none of unitprobe's (no attribute unitprobe_content)"
         )
+    if compression == "zstd":
+        compression_filter(compression)
     if int(np.ravel(schema)[0]) > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema {schema}, this unitprobe reads up to {SCHEMA_VERSION}; update it"

@@ -90,6 +90,8 @@ class Recording:
         What the numbers depend on; two recordings with the same contents are the same recording.
     provenance : mapping
         Further attributes of the file.
+    compression : {None, "zstd"}
+        How the finished file is compressed. The numbers do not depend on it.
     """
 
     ids: npt.NDArray[np.str_]
@@ -99,6 +101,7 @@ class Recording:
     dtype: str
     contents: Mapping[str, str]
     provenance: Mapping[str, Any]
+    compression: str | None = None
 
     @property
     def bytes_per_stimulus(self) -> int:
@@ -132,6 +135,28 @@ def _even(count: int, limit: int) -> int:
     """
     parts = -(-count // max(1, limit))
     return -(-count // parts)
+
+
+def compression_filter(compression: str | None) -> Mapping[str, Any]:
+    """Return what h5py needs to compress, and make sure that this process can read it back.
+
+    Raises
+    ------
+    OptionError
+        The compression is not known, or hdf5plugin is not installed.
+    """
+    if compression is None:
+        return {}
+    if compression != "zstd":
+        raise OptionError(f"compression={compression!r} is not known; choose 'zstd' or None")
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise OptionError(
+            "compression='zstd' needs hdf5plugin: python -m pip install 'unitprobe[zstd]'"
+        ) from None
+    filters: Mapping[str, Any] = hdf5plugin.Zstd(clevel=1)
+    return filters
 
 
 def check_layer_names(names: Iterable[str]) -> None:
