@@ -93,6 +93,15 @@ def test_absent_classes_and_dead_units_give_finite_gradients():
     assert math.isfinite(float(regularizer.selectivity))
 
 
+def test_a_batch_of_one_class_pulls_nowhere():
+    model = networks.ReusedInPlace()
+    with up.SelectivityRegularizer(model) as regularizer:
+        model(torch.randn(4, 3, 8, 8))
+        regularizer(torch.full((4,), 2)).backward()
+    assert float(regularizer.selectivity) == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
 def test_logits_are_never_part_of_the_default_layers():
     model = networks.ReusedInPlace()
     with up.SelectivityRegularizer(model) as regularizer:

@@ -93,7 +93,8 @@ def analyze(
         Label shuffles for the null of class selectivity; 0 for none. The smallest p is
         ``1 / (null + 1)``: with few shuffles and many units no q can be small.
     bootstrap : int
-        Resamples of the stimuli, within class, for the 95% interval of class selectivity.
+        Resamples of the stimuli, within class, for the 95% interval of class selectivity; see
+        `unitprobe.inference.bootstrap_interval`.
     seed : int
         Seed of shuffles and resamples.
     signed : {"allow", "rectify", "shift", "refuse"}
@@ -315,12 +316,14 @@ class _Measured:
     def selectivity_inference(self, null: int, bootstrap: int, seed: int) -> dict[str, Any]:
         """Return null and interval of class selectivity, by name."""
         found: dict[str, Any] = {}
+        if not null and not bootstrap:
+            return found
         observed = m.class_selectivity(self._non_negative, self._labels)
-        shuffled = None
+        # The interval needs the null too: redrawing stimuli never reaches 0.
+        shuffled = inference.class_selectivity_null(
+            self._non_negative, self._labels, resamples=null or bootstrap, seed=seed
+        )
         if null:
-            shuffled = inference.class_selectivity_null(
-                self._non_negative, self._labels, resamples=null, seed=seed
-            )
             summary = inference.summarize_null(observed, shuffled)
             found["class_selectivity_null_mean"] = ("unit", summary.mean)
             found["class_selectivity_p"] = ("unit", summary.p)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unitprobe.errors import LabelError, OptionError
 from unitprobe.layers import CallWatcher, Layer, Selection, list_layers, select_layers
-from unitprobe.metrics import class_selectivity
+from unitprobe.metrics import class_counts, class_sums, selectivity_index
 from unitprobe.models import Network, as_network
 from unitprobe.probe import watch_layers
 from unitprobe.responses import pool_activation
@@ -138,8 +138,9 @@ class SelectivityRegularizer:
                 f"labels have shape {tuple(labels.shape)}, the batch has {count} stimuli; "
                 f"give shape ({count},)"
             )
+        counts = class_counts(labels)
         by_layer = {
-            name: class_selectivity(response, labels, eps=EPSILON).mean()
+            name: _mean_selectivity(response, labels, counts)
             for name, response in responses.items()
         }
         selectivity = torch.stack(list(by_layer.values())).mean()
@@ -163,3 +164,14 @@ class SelectivityRegularizer:
     def _keep(self, layer: Layer, activation: Tensor) -> None:
         assert layer.unit_axis is not None
         self._responses[layer.name] = pool_activation(activation, layer.unit_axis, "mean")
+
+
+def _mean_selectivity(response: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Return the class selectivity of a layer, mean over its units, without looking at values."""
+    labels, counts = labels.to(response.device), counts.to(response.device)
+    sums = class_sums(response, labels, len(counts))
+    if int((counts > 0).sum()) < 2:
+        return 0.0 * sums.sum()  # one class alone has no selectivity, and pulls nowhere
+    means = sums / counts[:, None].clamp(min=1)
+    selectivity: Tensor = selectivity_index(means, counts, eps=EPSILON).mean()
+    return selectivity
