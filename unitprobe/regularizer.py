@@ -169,7 +169,7 @@ class SelectivityRegularizer:
 def _mean_selectivity(response: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
     """Return the class selectivity of a layer, mean over its units, without looking at values."""
     labels, counts = labels.to(response.device), counts.to(response.device)
-    sums = class_sums(response, labels, len(counts))
+    sums: Tensor = class_sums(response, labels, len(counts))
     if int((counts > 0).sum()) < 2:
         return 0.0 * sums.sum()  # one class alone has no selectivity, and pulls nowhere
     means = sums / counts[:, None].clamp(min=1)

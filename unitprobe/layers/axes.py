@@ -17,11 +17,27 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-class Axes(NamedTuple):
-    """Where stimuli and units lie in one tensor, counted from the front; None if not known."""
+class Axis(NamedTuple):
+    """One axis of a tensor, and which stimulus (or unit) stands at each of its places.
 
-    stimulus: int | None
-    unit: int | None
+    Usually 0, 1, 2, ...; where a network merges axes, such as windows into the stimuli, an index
+    stands at several places, and is found again when the axes are taken apart.
+    """
+
+    number: int
+    indices: Tensor
+
+    @classmethod
+    def new(cls, number: int, tensor: Tensor) -> Axis:
+        """Return an axis of a tensor whose places are made here."""
+        return cls(number, torch.arange(tensor.shape[number], dtype=torch.float64))
+
+
+class Axes(NamedTuple):
+    """Where stimuli and units lie in one tensor; None if not known."""
+
+    stimulus: Axis | None
+    unit: Axis | None
 
 
 def _words(text: str) -> frozenset[str]:
@@ -40,6 +56,7 @@ _MOVES = _words(
     "tensor_split transpose unbind unflatten unsqueeze view view_as "
     "amax amin max mean min std sum var"
 )
+_RESIZES = _words("cat concat pad")
 _CREATIONS = _words(
     "new_empty new_full new_ones new_tensor new_zeros empty_like full_like ones_like rand_like "
     "randint_like randn_like zeros_like"
@@ -66,7 +83,9 @@ class AxisFollower:
 
     def start(self, stimuli: Tensor) -> None:
         """Take a tensor (stimulus, unit, ...) as the input of the network."""
-        self._axes[stimuli] = Axes(0, 1 if stimuli.ndim > 1 else None)
+        self._axes[stimuli] = Axes(
+            Axis.new(0, stimuli), Axis.new(1, stimuli) if stimuli.ndim > 1 else None
+        )
 
     def axes(self, tensor: Tensor) -> Axes | None:
         """Return the axes of a tensor, None if it does not depend on the stimuli."""
@@ -104,37 +123,46 @@ class AxisFollower:
         result: Tensor,
     ) -> Axes:
         source = max(sources, key=lambda t: (t.ndim, t.numel()))
-        axes: Axes = self._axes[source]
+        stimulus, unit = self._axes[source]
         last = result.ndim - 1
         if operation in _UNITS_FIRST:
-            return Axes(axes.stimulus, 1)
+            return Axes(stimulus, Axis.new(1, result))
         if operation in _UNITS_LAST:
-            return Axes(axes.stimulus, last)
+            return Axes(stimulus, Axis.new(last, result))
         if operation in _PRODUCTS:
-            return Axes(axes.stimulus, last if self._right_factor_has_units(args, kwargs) else None)
+            return Axes(stimulus, self._unit_of_product(args, kwargs, result))
         if operation == "scaled_dot_product_attention":
             value = args[2] if len(args) > 2 else kwargs["value"]
-            return self.axes(value) or Axes(axes.stimulus, None)
+            return self.axes(value) or Axes(stimulus, None)
         if result.ndim != source.ndim:
             return Axes(None, None)
-        unit = axes.unit
-        resized = unit is not None and result.shape[unit] != source.shape[unit]
-        if resized and operation not in ("cat", "concat", "pad"):
-            unit = None
-        return Axes(axes.stimulus, unit)
+        if operation in _RESIZES and unit is not None:
+            return Axes(stimulus, Axis.new(unit.number, result))
+        return Axes(_if_kept(stimulus, result), _if_kept(unit, result))
 
-    def _right_factor_has_units(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        right = list(tensors_in((args, kwargs)))[1]
-        axes = self.axes(right)
-        # A weight makes units of its columns; a product of two activations has units only where
-        # the right one (the values of an attention) has them in its columns.
-        return axes is None or axes.unit == right.ndim - 1
+    def _unit_of_product(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor
+    ) -> Axis | None:
+        left, right = list(tensors_in((args, kwargs)))[:2]
+        rows, columns = result.ndim - 2, result.ndim - 1
+        if self.axes(right) is None:
+            return Axis.new(columns, result)  # a weight makes units of its columns
+        # Of two activations, units remain where they are not summed over: rows of the left one
+        # or columns of the right one (the values of an attention), but not both.
+        axes = (self.axes(left), self.axes(right))
+        units = [None if found is None else found.unit for found in axes]
+        in_rows = units[0] is not None and units[0].number == left.ndim - 2
+        in_columns = units[1] is not None and units[1].number == right.ndim - 1
+        if in_rows == in_columns:
+            return None
+        return Axis.new(rows if in_rows else columns, result)
 
     def _stacked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], source: Tensor) -> Axes:
         place = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         place %= source.ndim + 1
         stimulus, unit = (
-            None if axis is None else axis + (axis >= place) for axis in self._axes[source]
+            None if axis is None else Axis(axis.number + (axis.number >= place), axis.indices)
+            for axis in self._axes[source]
         )
         return Axes(stimulus, unit)
 
@@ -146,29 +174,40 @@ class AxisFollower:
         source: Tensor,
         count: int,
     ) -> list[Axes]:
-        axes: Axes = self._axes[source]
-
-        def moved(axis: int | None) -> list[Tensor | None]:
+        def move(axis: Axis | None) -> list[Tensor | None]:
             if axis is None:
                 return [None] * count
-            places = _indices_along(source, axis)
+            places = _spread(axis, source)
             swapped = [places if a is source else a for a in args]
             named = {k: places if a is source else a for k, a in kwargs.items()}
             return list(tensors_in(function(*swapped, **named)))
 
-        stimulus = [_only_varying_axis(t) for t in moved(axes.stimulus)]
-        unit = [_last_varying_axis(t) for t in moved(axes.unit)]
-        return [Axes(*pair) for pair in zip(stimulus, unit, strict=True)]
+        axes: Axes = self._axes[source]
+        stimuli = [_only_varying_axis(tensor) for tensor in move(axes.stimulus)]
+        units = [_last_varying_axis(tensor) for tensor in move(axes.unit)]
+        return [Axes(*pair) for pair in zip(stimuli, units, strict=True)]
 
 
-def _indices_along(tensor: Tensor, axis: int) -> Tensor:
-    shape = [1] * tensor.ndim
-    shape[axis] = -1
-    indices = torch.arange(tensor.shape[axis], dtype=torch.float64, device=tensor.device)
-    return indices.view(shape).expand(tensor.shape).clone()
+def _if_kept(axis: Axis | None, result: Tensor) -> Axis | None:
+    same = axis is not None and result.shape[axis.number] == len(axis.indices)
+    return axis if same else None
 
 
-def _varying_axes(indices: Tensor) -> list[int]:
+def _spread(axis: Axis, like: Tensor) -> Tensor:
+    """Return the indices of an axis at every place of a tensor."""
+    shape = [1] * like.ndim
+    shape[axis.number] = -1
+    return axis.indices.to(like.device).view(shape).expand(like.shape).clone()
+
+
+def _along(indices: Tensor, number: int) -> Axis:
+    first = indices.movedim(number, 0).reshape(indices.shape[number], -1)[:, 0]
+    return Axis(number, first.cpu())
+
+
+def _varying_axes(indices: Tensor | None) -> list[int]:
+    if indices is None or indices.dtype != torch.float64:
+        return []
     return [
         axis
         for axis, size in enumerate(indices.shape)
@@ -177,15 +216,12 @@ def _varying_axes(indices: Tensor) -> list[int]:
     ]
 
 
-def _only_varying_axis(indices: Tensor | None) -> int | None:
-    if indices is None or indices.dtype != torch.float64:
-        return None
+def _only_varying_axis(indices: Tensor | None) -> Axis | None:
     axes = _varying_axes(indices)
-    return axes[0] if len(axes) == 1 else None
+    return _along(indices, axes[0]) if indices is not None and len(axes) == 1 else None
 
 
-def _last_varying_axis(indices: Tensor | None) -> int | None:
-    if indices is None or indices.dtype != torch.float64:
-        return None
+def _last_varying_axis(indices: Tensor | None) -> Axis | None:
     # Units split over two axes (heads and their dimensions) lie along the last of them.
-    return max(_varying_axes(indices), default=None)
+    axes = _varying_axes(indices)
+    return _along(indices, axes[-1]) if indices is not None and axes else None

@@ -173,8 +173,9 @@ class _Listing:
         return nonlinearity_of_class(name) or kind_of_operation(operation or name.lower())
 
     def _add(self, call: Call, kind: str, output: Tensor, axes: Axes) -> None:
-        usable = axes.stimulus == 0 and len(output) == 2 and axes.unit != 0
-        unit = axes.unit if usable else None
+        unit = axes.unit.number if axes.unit is not None and _has_stimuli_first(axes) else None
+        if unit == 0:
+            unit = None
         self.layers.append(
             Layer(
                 name=self._name(call),
@@ -196,3 +197,8 @@ class _Listing:
         name = first or next(name for name in candidates if name not in taken)
         self._names.add(name)
         return name
+
+
+def _has_stimuli_first(axes: Axes) -> bool:
+    stimulus = axes.stimulus
+    return stimulus is not None and stimulus.number == 0 and stimulus.indices.tolist() == [0, 1]
