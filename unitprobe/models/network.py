@@ -111,10 +111,18 @@ def stated_input_size(module: nn.Module) -> tuple[int, int, int] | None:
     else:
         # The configuration is that of the weights; in_chans= and img_size= may have changed it.
         size = getattr(getattr(module, "patch_embed", None), "img_size", None) or stated[1:]
-        stated = (getattr(module, "in_chans", stated[0]), *size)
+        stated = (_input_channels(module) or stated[0], *size)
     if not isinstance(stated, (tuple, list)) or len(stated) != 3:
         return None
     return int(stated[0]), int(stated[1]), int(stated[2])
+
+
+def _input_channels(module: nn.Module) -> int | None:
+    """Return the channels that the first convolution takes, None without one."""
+    stated = getattr(module, "in_chans", None)
+    if isinstance(stated, int):
+        return stated
+    return next((weight.shape[1] for weight in module.parameters() if weight.ndim == 4), None)
 
 
 def _without_addresses(text: str) -> str:
