@@ -129,7 +129,10 @@ def record(
                 compression=compression,
             )
             shards = Shards(target, recording, resume=resume)
-            _fill(shards, recording, probe, images, batch_size, workers, progress)
+            try:
+                _fill(shards, recording, probe, images, batch_size, workers, progress)
+            finally:
+                shards.remove_if_empty()
         merge_shards(shards, recording, target)
     return open_store(target)
 

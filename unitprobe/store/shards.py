@@ -84,6 +84,11 @@ class Shards:
             array: npt.NDArray[Any] = file[layer][()]
         return array
 
+    def remove_if_empty(self) -> None:
+        """Delete the folder of a recording that failed before its first shard."""
+        if not self._checksums:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def remove(self) -> None:
         """Delete the shards, once the finished file is in place."""
         shutil.rmtree(self.folder)
@@ -99,11 +104,11 @@ class Shards:
         return hashlib.sha256(path.read_bytes()).hexdigest() == checksum
 
     def _begin(self) -> dict[str, str]:
-        if not self._manifest_path.exists():
+        found = read_manifest(self.folder) if self._manifest_path.exists() else {"shards": {}}
+        if not found["shards"]:
             self._checksums = {}
             self._write_manifest()
             return {}
-        found = read_manifest(self.folder)
         wanted = self._contents()
         before = found["contents"]
         changed = [key for key in wanted if before.get(key) != wanted[key]]
