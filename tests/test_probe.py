@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from unitprobe import Probe
-from unitprobe.errors import LayerError, LayerNotFoundError, OptionError
+from unitprobe.errors import LayerError, LayerNotFoundError, ModelError, OptionError
 
 
 def plain_hooks(model, images, modules):
@@ -70,7 +70,7 @@ def test_no_hook_or_mode_stays_after_an_error():
     model = networks.FailsLate()
     with Probe(model, ["relu", "mean"]) as probe:
         probe(torch.zeros(2, 3, 8, 8))
-        with pytest.raises(RuntimeError, match="too large"):
+        with pytest.raises(ModelError, match="too large"):
             probe(torch.full((2, 3, 8, 8), 1e12))
         assert torch._C._len_torch_function_stack() == 0
     assert networks.count_hooks(model) == 0

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import unitprobe as up
-from unitprobe.errors import LabelError, LayerNotFoundError, OptionError
+from unitprobe.errors import LabelError, LayerNotFoundError, OptionError, UnitprobeWarning
 
 
 def batch(count=24, classes=4):
@@ -138,3 +138,52 @@ def test_misuse_is_one_clear_line():
         with pytest.raises(LabelError, match=r"shape \(3,\), the batch has 4"):
             regularizer(torch.zeros(3, dtype=torch.long))
     assert networks.count_hooks(model) == 0
+
+
+def test_two_regularizers_of_one_network_do_not_disturb_each_other():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    images, labels = torch.randn(8, 3, 8, 8), torch.arange(8) % 4
+    one = up.SelectivityRegularizer(model, "1", -1.0).attach()
+    other = up.SelectivityRegularizer(model, "3", 1.0).attach()
+    for _ in range(2):
+        model(images)
+        assert one(labels).requires_grad
+        assert other(labels).requires_grad
+        assert list(one.layer_selectivity) == ["1"]
+    one.detach()
+    other.detach()
+    assert networks.count_hooks(model) == 0
+
+
+def test_a_probe_between_the_batch_and_its_term_is_not_taken_for_the_batch():
+    model = networks.ReusedInPlace()
+    images, labels = torch.randn(8, 3, 8, 8), torch.arange(8) % 4
+    with up.SelectivityRegularizer(model) as regularizer:
+        model(images)
+        expected = float(regularizer(labels).detach())
+        model(images)
+        with up.Probe(model) as probe:
+            probe(torch.randn(8, 3, 8, 8))
+        term = regularizer(labels)
+    assert term.requires_grad
+    assert float(term.detach()) == pytest.approx(expected)
+
+
+def test_a_term_without_a_gradient_is_warned_of():
+    model = networks.ReusedInPlace()
+    with up.SelectivityRegularizer(model) as regularizer:
+        with torch.no_grad():
+            model(torch.randn(8, 3, 8, 8))
+        with pytest.warns(UnitprobeWarning, match="use_reentrant"):
+            regularizer(torch.arange(8) % 4)
+
+
+def test_every_argument_of_the_network_is_passed_on():
+    class Conditional(networks.ReusedInPlace):
+        def forward(self, image, scale, shift=None):
+            return super().forward(image * scale + shift)
+
+    model = Conditional()
+    with up.SelectivityRegularizer(model) as regularizer:
+        model(image=torch.randn(8, 3, 8, 8), scale=2.0, shift=torch.ones(8, 1, 1, 1))
+        assert regularizer(torch.arange(8) % 4).requires_grad

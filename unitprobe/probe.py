@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unitprobe.errors import LayerError, OptionError
+from unitprobe.errors import LayerError, ModelError, OptionError
 from unitprobe.layers import (
     CallWatcher,
     Layer,
@@ -60,7 +60,7 @@ def watch_layers(
         report,
         modules={layer.owner for layer in layers if layer.operation is None},
         operations={(la.owner, la.operation) for la in layers if la.operation is not None},
-        on_begin=None if on_begin is None else lambda _args: on_begin(),
+        on_begin=on_begin,
     )
 
 
@@ -151,14 +151,25 @@ class Probe:
         ------
         LayerError
             The network did not reach one of the layers on these stimuli.
+        ModelError
+            The network does not run on these stimuli.
         """
         if not self._open:
             raise OptionError("a Probe reads only inside its context: with Probe(model) as probe:")
         module = self._network.module
         self.resolve(stimuli)
         self._responses = {}
-        with evaluating(module), torch.no_grad():
-            module(as_input(module, stimuli))
+        watcher = self._watcher
+        assert watcher is not None
+        with evaluating(module), torch.no_grad(), watcher.alone():
+            try:
+                module(as_input(module, stimuli))
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                raise ModelError(
+                    f"{self._network.name} does not run on stimuli of shape "
+                    f"{tuple(stimuli.shape)} (stimulus, channel, y, x): {reason}"
+                ) from error
         missed = [layer.name for layer in self.layers if layer.name not in self._responses]
         if missed:
             raise LayerError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unitprobe.errors import LabelError, OptionError
-from unitprobe.layers import CallWatcher, Layer, Selection, list_layers, select_layers
+from unitprobe.errors import LabelError, OptionError, UnitprobeWarning
+from unitprobe.layers import CallWatcher, Layer, Selection, list_layers_of_call, select_layers
 from unitprobe.metrics import class_counts, class_sums, selectivity_index
 from unitprobe.models import Network, as_network
 from unitprobe.probe import watch_layers
@@ -88,7 +89,7 @@ class SelectivityRegularizer:
     def attach(self) -> SelectivityRegularizer:
         """Put the hooks in place; they stay until `detach`."""
         self.detach()
-        self._first = self._network.module.register_forward_pre_hook(self._watch)
+        self._first = self._network.module.register_forward_pre_hook(self._watch, with_kwargs=True)
         return self
 
     def detach(self) -> None:
@@ -138,6 +139,7 @@ class SelectivityRegularizer:
                 f"labels have shape {tuple(labels.shape)}, the batch has {count} stimuli; "
                 f"give shape ({count},)"
             )
+        _warn_if_detached(self._network.module, responses)
         counts = class_counts(labels)
         by_layer = {
             name: _mean_selectivity(response, labels, counts)
@@ -148,22 +150,35 @@ class SelectivityRegularizer:
         self.selectivity = selectivity.detach()
         return -self.alpha * selectivity
 
-    def _watch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if CallWatcher.someone_is_alone():
+            return  # a pass that only looks at the network
         if self._first is not None:
             self._first.remove()
             self._first = None
-        listed = list_layers(module, example=args[0])
+        listed = list_layers_of_call(module, args, kwargs)
         chosen = select_layers(module, listed, self._selection)
         self._watcher = watch_layers(
             module, chosen, self._keep, on_begin=lambda: self._responses.clear()
         )
         self._watcher.attach()
         # PyTorch has collected the hooks of this pass already, so the watcher is told of it.
-        self._watcher.begin(args)
+        self._watcher.begin()
 
     def _keep(self, layer: Layer, activation: Tensor) -> None:
         assert layer.unit_axis is not None
         self._responses[layer.name] = pool_activation(activation, layer.unit_axis, "mean")
+
+
+def _warn_if_detached(module: nn.Module, responses: dict[str, Tensor]) -> None:
+    trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+    if trained and not any(response.requires_grad for response in responses.values()):
+        warnings.warn(
+            "the selectivity of this batch has no gradient: the network ran without gradients, or "
+            "in a checkpoint with use_reentrant=True, where use_reentrant=False is needed",
+            UnitprobeWarning,
+            stacklevel=3,
+        )
 
 
 def _mean_selectivity(response: Tensor, labels: Tensor, counts: Tensor) -> Tensor:

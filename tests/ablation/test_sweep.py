@@ -167,8 +167,30 @@ def test_a_network_without_logits_is_refused(stimuli):
         ({"mode": "median"}, "zero, mean"),
         ({"method": "magic"}, "auto, full"),
         ({"units": [6]}, "unit 6 .*units 0 to 5"),
+        ({"units": []}, "names no unit"),
     ],
 )
 def test_a_mistake_is_one_clear_line(reused, stimuli, options, match):
     with pytest.raises(OptionError, match=match):
         up.ablate(reused, stimuli, **options)
+
+
+def test_a_network_that_works_in_place_on_its_input_gets_a_fresh_one_each_time(stimuli):
+    class Overwrites(TwoLayers):
+        def forward(self, x, unit=None, value=0.0):
+            return super().forward(x.mul_(-0.7).add_(0.3), unit, value)
+
+    model = Overwrites().eval()
+    tree = up.ablate(model, stimuli, layers="relu")
+    _, _, intact = literal_drops(stimuli, lambda x: model(x.clone()))
+    for unit in range(5):
+        _, _, loss = literal_drops(stimuli, lambda x, u=unit: model(x.clone(), u))
+        increase = float(tree["relu"]["loss_increase"][unit])
+        assert increase == pytest.approx(loss - intact, abs=1e-6)
+
+
+def test_a_class_without_stimuli_has_no_accuracy_and_spoils_no_maximum(reused, stimuli):
+    some = stimuli.select(stimuli.labels != 2)
+    tree = up.ablate(reused, some, units=[0])
+    assert np.isnan(tree["class_accuracy"][2])
+    assert np.isfinite(tree["relu"]["max_class_accuracy_drop"]).all()

@@ -174,3 +174,62 @@ def test_units_of_a_product_are_those_that_are_not_summed_over():
     layers = by_name(Mixed(), input_size=(3, 4, 4))
     assert layers["matmul"].unit_axis is None
     assert (layers["relu"].unit_axis, layers["relu"].units) == (1, 5)
+
+
+def activation_of(forward, **modules):
+    """The only ReLU of a network with this forward pass."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, module in modules.items():
+                setattr(self, name, module)
+
+        def forward(self, x):
+            return torch.relu(forward(self, x))
+
+    return by_name(Network(), input_size=(3, 8, 8))["relu"]
+
+
+def test_a_norm_keeps_the_axis_of_the_units():
+    conv, norm = nn.Conv2d(3, 6, 3), nn.LayerNorm([6, 6, 6])
+    layer = activation_of(lambda net, x: net.norm(net.conv(x)), conv=conv, norm=norm)
+    assert (layer.unit_axis, layer.units) == (1, 6)
+
+
+def test_einsum_is_followed_where_it_can_be_and_never_guessed():
+    conv = nn.Conv2d(3, 6, 3)
+    moved = activation_of(lambda net, x: torch.einsum("bchw->bhwc", net.conv(x)), conv=conv)
+    assert (moved.unit_axis, moved.units) == (-1, 6)
+    weight = torch.rand(6, 6)
+    mixed = activation_of(
+        lambda net, x: torch.einsum("bchw,oc->bhwo", net.conv(x), weight), conv=conv
+    )
+    assert mixed.unit_axis is None
+    again = activation_of(
+        lambda net, x: net.last(torch.einsum("bchw,oc->bohw", net.conv(x), weight)),
+        conv=conv,
+        last=nn.Conv2d(6, 5, 1),
+    )
+    assert (again.unit_axis, again.units) == (1, 5)
+
+
+def test_the_larger_of_two_activations_has_their_axis():
+    layer = activation_of(
+        lambda net, x: torch.max(net.a(x), net.b(x)), a=nn.Conv2d(3, 5, 3), b=nn.Conv2d(3, 5, 3)
+    )
+    assert (layer.unit_axis, layer.units) == (1, 5)
+
+
+def test_an_axis_moved_in_place_is_not_known_and_no_error():
+    layer = activation_of(
+        lambda net, x: net.conv(x).flatten(2).transpose_(1, 2), conv=nn.Conv2d(3, 5, 3)
+    )
+    assert layer.unit_axis is None
+
+
+def test_an_activation_behind_something_that_cannot_be_followed_is_listed_as_such():
+    layer = activation_of(
+        lambda net, x: torch.from_numpy(net.conv(x).numpy() * 2), conv=nn.Conv2d(3, 5, 3)
+    )
+    assert layer.unit_axis is None

@@ -57,8 +57,10 @@ class Outcome:
 
     @property
     def class_accuracy(self) -> npt.NDArray[np.float64]:
-        """Share of each class, (class_name,)."""
-        return np.asarray(self.correct / self.count)
+        """Share of each class, (class_name,); NaN for a class without stimuli."""
+        shares: npt.NDArray[np.float64] = np.full(len(self.count), np.nan)
+        np.divide(self.correct, self.count, out=shares, where=self.count > 0)
+        return shares
 
     @property
     def mean_loss(self) -> float:

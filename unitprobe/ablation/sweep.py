@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,8 @@ def _check_units(layer: Layer, units: Sequence[int] | None) -> list[int]:
     assert layer.units is not None
     if units is None:
         return list(range(layer.units))
+    if len(units) == 0:
+        raise OptionError("units=[] names no unit; give indices such as [0, 1], or None for all")
     wrong = [unit for unit in units if not 0 <= unit < layer.units]
     if wrong:
         raise OptionError(
@@ -181,7 +183,7 @@ class _Sweep:
             watch_layers(self._network.module, self._layers, add),
         ):
             for images, _ in self._batches():
-                self._network.module(as_input(self._network.module, images))
+                self._run(as_input(self._network.module, images))
                 advance(len(images))
         return {name: pooled / total for name, pooled in sums.items()}
 
@@ -223,8 +225,12 @@ class _Sweep:
                 clamped = (unit, 0.0 if clamps is None else float(clamps[unit]))
                 yield self._logits(images)
 
+    def _run(self, images: Tensor) -> Any:
+        # A copy: a network may work in place on what it is given.
+        return self._network.module(images.clone())
+
     def _logits(self, images: Tensor) -> Tensor:
-        logits = self._network.module(images)
+        logits = self._run(images)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
@@ -281,13 +287,14 @@ def _layer_result(intact: Outcome, ablated: list[Outcome], units: list[int]) -> 
     by_class: npt.NDArray[np.float64] = np.stack(
         [intact.class_accuracy - outcome.class_accuracy for outcome in ablated]
     )
+    present = intact.count > 0
     overall = [intact.accuracy - outcome.accuracy for outcome in ablated]
     loss = [outcome.mean_loss - intact.mean_loss for outcome in ablated]
     return xr.Dataset(
         {
             "accuracy_drop": ("unit", np.asarray(overall)),
             "class_accuracy_drop": (("unit", "class_name"), by_class),
-            "max_class_accuracy_drop": ("unit", by_class.max(axis=1)),
+            "max_class_accuracy_drop": ("unit", by_class[:, present].max(axis=1)),
             "loss_increase": ("unit", np.asarray(loss), {"units": "nats"}),
         },
         coords={"unit": np.asarray(units, dtype=np.int64)},

@@ -48,7 +48,12 @@ _UNITS_FIRST = _words(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
     "batch_norm instance_norm group_norm"
 )
-_UNITS_LAST = _words("linear bilinear layer_norm rms_norm")
+_UNITS_LAST = _words("linear bilinear")
+_NORMS_OF_LAST = _words("layer_norm rms_norm")
+_CONTRACTIONS = _words(
+    "einsum tensordot inner outer addmm addbmm baddbmm addmv mv multi_dot chain_matmul kron cdist "
+    "gather take_along_dim fold unfold"
+)
 _PRODUCTS = _words("matmul bmm mm")
 _MOVES = _words(
     "T chunk expand expand_as flatten flip getitem index_select mT moveaxis movedim narrow permute "
@@ -105,18 +110,20 @@ class AxisFollower:
         if not sources or operation in _CREATIONS:
             return
         results = list(tensors_in(output))
-        if operation in _MOVES:
+        operands = [value for value in args if isinstance(value, Tensor)]
+        if operation in _MOVES and len(operands) == 1:
             found = self._moved(function, args, kwargs, sources[0], len(results))
         elif operation == "stack":
             found = [self._stacked(args, kwargs, sources[0])]
         else:
-            found = [self._computed(operation, args, kwargs, sources, t) for t in results]
+            found = [self._computed(operation, function, args, kwargs, sources, t) for t in results]
         for tensor, axes in zip(results, found, strict=True):
             self._axes[tensor] = axes
 
     def _computed(
         self,
         operation: str,
+        function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         sources: list[Tensor],
@@ -129,6 +136,10 @@ class AxisFollower:
             return Axes(stimulus, Axis.new(1, result))
         if operation in _UNITS_LAST:
             return Axes(stimulus, Axis.new(last, result))
+        if operation in _NORMS_OF_LAST and unit is None:
+            return Axes(stimulus, Axis.new(last, result))
+        if operation in _CONTRACTIONS:
+            return self._influenced(function, args, kwargs, source, result)
         if operation in _PRODUCTS:
             return Axes(stimulus, self._unit_of_product(args, kwargs, result))
         if operation == "scaled_dot_product_attention":
@@ -166,6 +177,32 @@ class AxisFollower:
         )
         return Axes(stimulus, unit)
 
+    def _influenced(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        source: Tensor,
+        result: Tensor,
+    ) -> Axes:
+        # What a change of one stimulus, or one unit, changes in the result tells where it went.
+        def follow(axis: Axis | None) -> Axis | None:
+            if axis is None:
+                return None
+            changed = source.clone()
+            first = (axis.indices == axis.indices[0]).to(source.device).nonzero().flatten()
+            changed.index_fill_(axis.number, first, 1e3)
+            differs = _rerun(function, args, kwargs, source, changed)[0] != result
+            places = [_changed_places(differs, number) for number in range(result.ndim)]
+            partly = [n for n, place in enumerate(places) if not place.all()]
+            if len(partly) != 1 or len(places[partly[0]]) != len(axis.indices):
+                return None
+            same = torch.equal(places[partly[0]].cpu(), axis.indices == axis.indices[0])
+            return Axis(partly[0], axis.indices) if same else None
+
+        stimulus, unit = self._axes[source]
+        return Axes(follow(stimulus), follow(unit))
+
     def _moved(
         self,
         function: Callable[..., Any],
@@ -177,15 +214,35 @@ class AxisFollower:
         def move(axis: Axis | None) -> list[Tensor | None]:
             if axis is None:
                 return [None] * count
-            places = _spread(axis, source)
-            swapped = [places if a is source else a for a in args]
-            named = {k: places if a is source else a for k, a in kwargs.items()}
-            return list(tensors_in(function(*swapped, **named)))
+            if axis.number >= source.ndim or source.shape[axis.number] != len(axis.indices):
+                return [None] * count  # moved in place: the tensor has another shape by now
+            return [*_rerun(function, args, kwargs, source, _spread(axis, source))]
 
         axes: Axes = self._axes[source]
         stimuli = [_only_varying_axis(tensor) for tensor in move(axes.stimulus)]
         units = [_last_varying_axis(tensor) for tensor in move(axes.unit)]
         return [Axes(*pair) for pair in zip(stimuli, units, strict=True)]
+
+
+def _rerun(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    source: Tensor,
+    other: Tensor,
+) -> list[Tensor]:
+    """Run a function once more, with another tensor in the place of one of its arguments."""
+
+    def swap(value: Any) -> Any:
+        if value is source:
+            return other
+        return type(value)(map(swap, value)) if type(value) in (list, tuple) else value
+
+    return list(tensors_in(function(*map(swap, args), **{k: swap(v) for k, v in kwargs.items()})))
+
+
+def _changed_places(differs: Tensor, number: int) -> Tensor:
+    return differs.movedim(number, 0).reshape(differs.shape[number], -1).any(1)
 
 
 def _if_kept(axis: Axis | None, result: Tensor) -> Axis | None:

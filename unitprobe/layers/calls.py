@@ -9,7 +9,9 @@ what is seen is what ran.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -68,6 +70,10 @@ def is_leaf(module: nn.Module) -> bool:
     return own_forward or nonlinearity_of_class(type(module).__name__) is not None
 
 
+# The watcher that alone hears what runs now; see `CallWatcher.alone`.
+_ALONE: ContextVar[CallWatcher | None] = ContextVar("_ALONE", default=None)
+
+
 class CallWatcher:
     """Report the calls made while a module runs, from `attach` to `detach`.
 
@@ -82,9 +88,8 @@ class CallWatcher:
     operations : collection of (str, str), optional
         The (owner, operation) pairs that are reported; all if None. Where it is empty, nothing is
         intercepted and the network runs at its own speed.
-    on_begin, on_end : callable, optional
-        Called before each forward pass with the network's arguments, and after it, also if it
-        failed, with its output or None.
+    on_begin : callable, optional
+        Called before each forward pass.
     """
 
     def __init__(
@@ -94,19 +99,18 @@ class CallWatcher:
         *,
         modules: Collection[str] | None = None,
         operations: Collection[tuple[str, str]] | None = None,
-        on_begin: Callable[[tuple[Any, ...]], None] | None = None,
-        on_end: Callable[[Any], None] | None = None,
+        on_begin: Callable[[], None] | None = None,
     ) -> None:
         self._module = module
         self._report = report
         self._modules = modules
         self._operations = operations
         self._on_begin = on_begin
-        self._on_end = on_end
         self._counts: Counter[tuple[str, str | None]] = Counter()
         self._path: list[str] = [""]
         #: Path of the leaf module that runs now, kept only while every operation is watched.
         self.leaf: str | None = None
+        self._running = False
         self._reporting = False
         self._mode: _OperationMode | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -118,6 +122,8 @@ class CallWatcher:
             self._handles.append(self._module.register_forward_hook(self._end, always_call=True))
             intercept = self._operations is None or bool(self._operations)
             for path, module in self._module.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # takes no hooks
                 if path and is_leaf(module):
                     self._hook_leaf(path, module)
                 elif path:
@@ -128,6 +134,7 @@ class CallWatcher:
 
     def detach(self) -> None:
         """Remove every hook; may be called twice."""
+        self._running = False
         self._leave_mode()
         for handle in self._handles:
             handle.remove()
@@ -178,25 +185,44 @@ class CallWatcher:
         if mark or self._modules is None or path in self._modules:
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
-    def _before(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.begin(args)
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make every other watcher deaf: a pass that only looks is none of their business."""
+        token = _ALONE.set(self)
+        try:
+            yield
+        finally:
+            _ALONE.reset(token)
 
-    def begin(self, args: tuple[Any, ...]) -> None:
+    @staticmethod
+    def someone_is_alone() -> bool:
+        """Tell whether the pass that runs now is one that only looks; see `alone`."""
+        return _ALONE.get() is not None
+
+    def _is_deaf(self) -> bool:
+        return _ALONE.get() not in (None, self)
+
+    def _before(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
+        if not self._is_deaf():
+            self.begin()
+
+    def begin(self) -> None:
         """Begin a forward pass; for whoever attaches while one is about to run."""
         self._leave_mode()
+        self._running = True
         self._counts.clear()
         self._path[:] = [""]
         self.leaf = None
         if self._on_begin is not None:
-            self._on_begin(args)
+            self._on_begin()
         if self._operations is None or self._operations:
             self._mode = _OperationMode(self)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
-    def _end(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        self._leave_mode()
-        if self._on_end is not None:
-            self._on_end(output)
+    def _end(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        if not self._is_deaf():
+            self._running = False
+            self._leave_mode()
 
     def _leave_mode(self) -> None:
         if self._mode is not None:
@@ -208,7 +234,7 @@ class CallWatcher:
     ) -> Any:
         """Run one intercepted function and report it."""
         output = function(*args, **kwargs)
-        if self._reporting:
+        if self._reporting or self._is_deaf():
             return output
         operation = operation_name(function)
         if operation is None:
@@ -228,6 +254,8 @@ class CallWatcher:
         output: Any,
     ) -> torch.Tensor | None:
         """Count and report one call; return what takes the place of its output, if anything."""
+        if not self._running or self._is_deaf():
+            return None
         call = Call(*key, self._counts[key])
         self._counts[key] += 1
         self._reporting = True

@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from unitprobe.errors import ModelError
-from unitprobe.layers.axes import Axes, AxisFollower
+from unitprobe.layers.axes import Axes, AxisFollower, tensors_in
 from unitprobe.layers.calls import Call, CallWatcher, is_leaf
-from unitprobe.layers.layer import Layer, kind_of_operation, nonlinearity_of_class
+from unitprobe.layers.layer import (
+    NONLINEARITIES,
+    Layer,
+    kind_of_operation,
+    nonlinearity_of_class,
+)
 from unitprobe.models import Network, as_network
 
 
@@ -60,7 +65,7 @@ def list_layers(
     network = as_network(model)
     if example is None:
         example = example_input(network, input_size)
-    return _discover(network.module, example)
+    return list_layers_of_call(network.module, (example,), {})
 
 
 def example_input(network: Network, input_size: tuple[int, int, int] | None = None) -> Tensor:
@@ -75,7 +80,13 @@ def example_input(network: Network, input_size: tuple[int, int, int] | None = No
     if size is None:
         raise ModelError(
             f"{network.name}: the size of its input is not known; "
-            "pass input_size=(channels, height, width), such as (3, 32, 32), or example="
+            "pass input_size=(channels, height, width), such as (3, 32, 32) "
+            "(--input-size 3,32,32), or example="
+        )
+    if len(size) != 3 or any(number < 1 for number in size):
+        raise ModelError(
+            f"input_size={tuple(size)} is no size of an input; give channels, height and width, "
+            "such as (3, 32, 32)"
         )
     return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
 
@@ -114,15 +125,34 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def _discover(module: nn.Module, example: Tensor) -> list[Layer]:
-    stimuli = example[:2] if len(example) > 1 else torch.cat([example, example])
-    stimuli = as_input(module, stimuli.detach().clone())
+def list_layers_of_call(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Layer]:
+    """List the layers of a network that is called with these arguments, the stimuli first.
+
+    Raises
+    ------
+    ModelError
+        The network does not run on them.
+    """
+    example = next(tensors_in((args, kwargs)), None)
+    if example is None or example.ndim < 2:
+        raise ModelError(f"{type(module).__name__} is called without a batch of stimuli")
+    args = tuple(_two(value, module, len(example)) for value in args)
+    kwargs = {name: _two(value, module, len(example)) for name, value in kwargs.items()}
+    stimuli = next(tensors_in((args, kwargs)))
     listing = _Listing(module, len(example))
     listing.axes.start(stimuli)
     devices = [stimuli.device] if stimuli.device.type == "cuda" else []
-    with evaluating(module), torch.random.fork_rng(devices), torch.no_grad(), listing.watcher:
+    with (
+        evaluating(module),
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        listing.watcher,
+        listing.watcher.alone(),
+    ):
         try:
-            module(stimuli)
+            module(*args, **kwargs)
         except Exception as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ModelError(
@@ -130,6 +160,14 @@ def _discover(module: nn.Module, example: Tensor) -> list[Layer]:
                 f"{tuple(example.shape)} (stimulus, channel, y, x): {reason}"
             ) from error
     return listing.layers
+
+
+def _two(value: Any, module: nn.Module, count: int) -> Any:
+    """Return two stimuli of a batch, as a copy; whatever is no batch as it is."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+        return value
+    two = value[:2] if count > 1 else torch.cat([value, value])
+    return as_input(module, two.detach().clone())
 
 
 class _Listing:
@@ -164,6 +202,9 @@ class _Listing:
             axes = self.axes.axes(output)
             if axes is not None:
                 self._add(call, kind, output, axes)
+            elif kind in NONLINEARITIES and len(output) == 2:
+                # It may well depend on the stimuli, through something that cannot be followed.
+                self._add(call, kind, output, Axes(None, None))
 
     def _kind_of_module(self, module: nn.Module) -> str:
         name = type(module).__name__
