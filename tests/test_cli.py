@@ -193,8 +193,14 @@ class TestMistakes:
             (place / source.name).write_bytes(data[:60] if index == 17 else data)
         broken = sorted((tmp_path / "images").rglob("*.png"))[17]
         spec = f"imagefolder:{tmp_path / 'images'}"
-        line = fails(2, "record", self.MODEL, spec, "--out", tmp_path / "s.h5")
-        assert str(broken) in line
+        for workers in (0, 1):
+            line = fails(
+                2,
+                *("record", self.MODEL, spec, "--workers", workers),
+                *("--out", tmp_path / "s.h5"),
+            )
+            assert str(broken) in line
+            assert len(line) < 400
 
     def test_weights_of_another_architecture(self, images, tmp_path):
         torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "w.pt")
@@ -234,6 +240,18 @@ class TestMistakes:
     def test_classes_that_the_outputs_do_not_fit(self, store, tmp_path):
         np.savez(tmp_path / "x.npz", x=np.zeros((6, 3, 8, 8), np.float32), y=np.arange(6) % 3)
         fails(2, "ablate", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "g.h5")
+
+    def test_one_file_for_two_things(self, store, tmp_path):
+        before = store.read_bytes()
+        assert "different" in fails(2, "analyze", store, "--out", store, "--overwrite")
+        both = tmp_path / "y.h5"
+        assert "different" in fails(2, "analyze", store, "--out", both, "--csv", both)
+        assert store.read_bytes() == before
+
+    def test_words_that_the_command_line_does_not_know(self, store, tmp_path):
+        assert "--null" in fails(2, "analyze", store, "--out", tmp_path / "a.h5", "--null", "abc")
+        assert "STIMULI" in fails(2, "record", self.MODEL, "--out", tmp_path / "s.h5")
+        assert "seed=-1" in fails(2, "analyze", store, "--out", tmp_path / "a.h5", "--seed", "-1")
 
     def test_numbers_that_are_none(self, images, tmp_path):
         assert "3,32,32" in fails(2, "layers", "networks:ResNet20", "--input-size", "32x32")

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 import xarray as xr
 from conftest import make_stimuli
+from PIL import Image
 from torch import nn
 
 import unitprobe as up
@@ -133,6 +135,58 @@ def test_shards_and_batches_do_not_change_the_file(tmp_path, reused, stimuli, mo
     assert not (tmp_path / "many.h5.partial").exists()
 
 
+@pytest.mark.parametrize("what", ["transform", "attribute", "buffer"])
+def test_what_no_fingerprint_sees_is_compared_before_going_on(tmp_path, small_shards, what):
+    class Scaled(networks.ReusedInPlace):
+        def __init__(self):
+            super().__init__()
+            self.scale = 1.0
+            self.register_buffer("gain", torch.ones(()), persistent=False)
+
+        def forward(self, x):
+            return super().forward(x * self.scale * self.gain)
+
+    torch.manual_seed(0)
+    model, factor = Scaled().eval(), {"value": 1.0}
+    images = [torch.randn(3, 8, 8) for _ in range(26)]
+    scaled = up.Stimuli(
+        [Image.fromarray((i.permute(1, 2, 0).numpy() * 40 + 128).astype(np.uint8)) for i in images],
+        np.arange(26) % 4,
+        transform=lambda image: (
+            torchvision.transforms.functional.to_tensor(image) * factor["value"]
+        ),
+    )
+    handle = interrupt_after(model, 6)
+    with pytest.raises(InterruptedTestError):
+        up.record(model, scaled, tmp_path / "s.h5", batch_size=4)
+    handle.remove()
+    if what == "transform":
+        factor["value"] = 10.0
+    elif what == "attribute":
+        model.scale = 10.0
+    else:
+        model.gain.fill_(10.0)
+    with pytest.raises(ContentsMismatchError, match=r"--no-resume"):
+        up.record(model, scaled, tmp_path / "s.h5", batch_size=4)
+    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.h5"))) == 2
+
+
+def test_recording_leaves_the_random_state_alone(tmp_path, reused, stimuli):
+    before = torch.get_rng_state()
+    up.record(reused, stimuli, tmp_path / "s.h5")
+    up.ablate(reused, stimuli, units=[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_folder_that_is_not_ours_is_kept(tmp_path, reused, stimuli):
+    (tmp_path / "s.h5.partial").mkdir()
+    (tmp_path / "s.h5.partial" / "notes.txt").write_text("precious")
+    for resume in (True, False):
+        with pytest.raises(StoreExistsError, match=r"notes\.txt"):
+            up.record(reused, stimuli, tmp_path / "s.h5", resume=resume)
+    assert (tmp_path / "s.h5.partial" / "notes.txt").read_text() == "precious"
+
+
 class InterruptedTestError(Exception):
     pass
 
@@ -162,7 +216,7 @@ def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(
     handle = reused.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
     up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
-    assert sum(passes[2:]) == 26 - 2 * 7  # only what was missing
+    assert sum(passes[2:]) == 1 + 26 - 2 * 7  # one to compare, and only what was missing
     assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
 
 
@@ -335,8 +389,9 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(tmp_path, limit
 def test_images_of_several_sizes_are_named(tmp_path, reused):
     images = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
     mixed = up.Stimuli(images, np.array([0, 1, 0]), ids=["a", "b", "c"], transform=lambda x: x)
-    with pytest.raises(StimuliError, match=r"'c' has shape \(3, 8, 9\).*'a' has \(3, 8, 8\)"):
-        up.record(reused, mixed, tmp_path / "s.h5")
+    for batch_size in (1, 64):
+        with pytest.raises(StimuliError, match=r"'c' has shape \(3, 8, 9\).*have \(3, 8, 8\)"):
+            up.record(reused, mixed, tmp_path / "s.h5", batch_size=batch_size)
 
 
 def test_images_of_the_wrong_size_for_the_network_are_refused(tmp_path):
@@ -362,6 +417,8 @@ def test_a_layer_with_the_name_of_a_coordinate_is_refused(tmp_path, stimuli):
         ({"dtype": "int8"}, OptionError, "float32, float64, float16"),
         ({"batch_size": 0}, OptionError, "batch_size=0"),
         ({"device": "warp"}, OptionError, "device='warp'"),
+        ({"device": "meta"}, OptionError, "device='meta'"),
+        ({"workers": -1}, OptionError, "workers=-1"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(

@@ -138,7 +138,7 @@ def analyze(
     >>> analysis["2"]["class_selectivity"].sizes
     Frozen({'unit': 5})
     """
-    names = _check_arguments(tree, metrics, null, bootstrap)
+    names = _check_arguments(tree, metrics, null, bootstrap, seed)
     layers = [name for name, node in tree.children.items() if _array_name(node)]
     if not layers:
         raise StoreError("the recording has no layer; record it again")
@@ -250,18 +250,20 @@ def layer_table(tree: xr.DataTree) -> pd.DataFrame:
 
 
 def _check_arguments(
-    tree: xr.DataTree, metrics: Sequence[str] | None, null: int, bootstrap: int
+    tree: xr.DataTree, metrics: Sequence[str] | None, null: int, bootstrap: int, seed: int
 ) -> list[str]:
     if content_of(tree) != "recording":
-        raise StoreError(f"analyze takes a recording; this is one of {content_of(tree)}")
+        raise StoreError(
+            f"analyze takes a recording, and what it is given holds: {content_of(tree)}"
+        )
     names = list(METRICS if metrics is None else metrics)
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         near = ", ".join(nearest(unknown[0], METRICS))
         raise OptionError(f"metric {unknown[0]!r} is not known; the nearest are {near}")
-    for option, value in (("null", null), ("bootstrap", bootstrap)):
+    for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
         if value < 0:
-            raise OptionError(f"{option}={value} is negative; 1000 is usual, 0 is none")
+            raise OptionError(f"{option}={value} is negative; give 0 or more")
     return names
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from unitprobe.errors import OptionError, StimuliError
+from unitprobe.errors import OptionError, StimuliError, UnitprobeError
 from unitprobe.layers import device_of
 from unitprobe.models import Network, as_network, plain_transform
 from unitprobe.stimuli import Stimuli
@@ -49,28 +49,55 @@ def prepare(
 
 
 def load_batches(
-    stimuli: Stimuli, indices: Sequence[int], *, batch_size: int, workers: int = 0
+    stimuli: Stimuli,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    size: Sequence[int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, labels) of the stimuli at `indices`, in order, none twice.
 
+    Parameters
+    ----------
+    stimuli, indices, batch_size
+        What to load.
+    workers : int
+        Processes that load images; 0 loads them in this one.
+    size : sequence of int, optional
+        Channels, height and width that all must have; those of the first of a batch if None.
+
     Raises
     ------
+    OptionError
+        `workers` is negative.
     ImageError
         A stimulus cannot be read.
     StimuliError
-        Stimuli of one batch have different sizes.
+        Stimuli have different sizes.
     """
-    numbered = _Numbered(stimuli, indices)
+    if workers < 0:
+        raise OptionError(f"workers={workers} is negative; 0 loads images in this process")
     loader = DataLoader(
-        numbered, batch_size=batch_size, num_workers=workers, collate_fn=_Collate(stimuli)
+        _Numbered(stimuli, indices),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_Collate(stimuli, size),
+        generator=torch.Generator(),  # its own, or it would draw from the caller's random state
     )
-    yield from loader
+    try:
+        yield from loader
+    except UnitprobeError as error:
+        # A worker process sends its whole traceback along; the last line is the message.
+        last = str(error).strip().splitlines()[-1]
+        message = last.partition("Error: ")[2] if "Traceback" in str(error) else str(error)
+        raise type(error)(message) from error
 
 
 def _check_device(device: str | torch.device) -> torch.device:
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
+        torch.zeros(1, device=target).item()  # a device without numbers, "meta", fails here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise OptionError(f"device={str(device)!r} cannot be used here: {reason}") from error
@@ -96,22 +123,23 @@ class _Numbered(Dataset[tuple[Tensor, int, int]]):
 class _Collate:
     """Stack images into a batch, and say which one does not fit."""
 
-    def __init__(self, stimuli: Stimuli) -> None:
+    def __init__(self, stimuli: Stimuli, size: Sequence[int] | None) -> None:
         self._stimuli = stimuli
+        self._size = size
 
     def __call__(self, items: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor]:
         images, labels, indices = zip(*items, strict=True)
         for image, index in zip(images, indices, strict=True):
-            name = self._stimuli.ids[index]
+            name = str(self._stimuli.ids[index])
             if not isinstance(image, Tensor):
                 raise StimuliError(
                     f"stimulus {name!r} is a {type(image).__name__} after its transform, which "
                     "should return a tensor (channel, y, x)"
                 )
-            if image.shape != images[0].shape:
+            size = tuple(self._size or images[0].shape)
+            if tuple(image.shape) != size:
                 raise StimuliError(
-                    f"stimulus {str(name)!r} has shape {tuple(image.shape)} (channel, y, x), "
-                    f"{str(self._stimuli.ids[indices[0]])!r} has {tuple(images[0].shape)}; give a "
-                    "transform that resizes them to one size"
+                    f"stimulus {name!r} has shape {tuple(image.shape)} (channel, y, x), "
+                    f"others have {size}; give a transform that resizes them to one size"
                 )
         return torch.stack(images), torch.tensor(labels)

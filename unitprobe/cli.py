@@ -188,11 +188,14 @@ def analyze(
 ) -> None:
     """Measure selectivity, sparseness and dimensionality of a recording."""
     from unitprobe.analysis import analyze, layer_table, unit_table
-    from unitprobe.store import check_output, open_store, save_tree
+    from unitprobe.store import check_output, open_store, save_tree, writing
 
     check_output(out, overwrite=overwrite)
     if csv is not None:
         check_output(csv, overwrite=overwrite)
+    paths = [path.resolve() for path in (store, out, csv) if path is not None]
+    if len(set(paths)) < len(paths):
+        raise OptionError(f"{out}: the recording, --out and --csv must be different files")
     result = analyze(
         open_store(store),
         metrics=metrics,
@@ -203,7 +206,8 @@ def analyze(
     )
     save_tree(result, out, overwrite=overwrite)
     if csv is not None:
-        unit_table(result).to_csv(csv, index=False)
+        with writing(csv):
+            unit_table(result).to_csv(csv, index=False)
     table = layer_table(result)
     shown = [name for name in _SUMMARY if name in table]
     typer.echo(table[shown].to_string(index=False, float_format="%.3f"))
@@ -284,13 +288,27 @@ def main() -> None:
     """Run the command line. A user's mistake is one line and exit code 2, never a traceback."""
     warnings.showwarning = _show_warning
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UnitprobeError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        # Typer's own errors about the words of the command line; it hides their class.
+        describe = getattr(error, "format_message", None)
+        if describe is None:
+            raise
+        typer.echo(_usage(describe()), err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same recording goes on where it stopped", err=True)
         sys.exit(130)
+
+
+def _usage(message: str) -> str:
+    """Return what typer says as one line, or the help as it is."""
+    if message.startswith("Usage:"):
+        return message
+    return f"error: {' '.join(message.split()).rstrip('.')}; see unitprobe --help"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

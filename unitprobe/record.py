@@ -16,7 +16,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from unitprobe.batches import load_batches, prepare
-from unitprobe.errors import ResponseError
+from unitprobe.errors import ContentsMismatchError, ResponseError
 from unitprobe.layers import Layer, Selection
 from unitprobe.models import Network, describe_transform
 from unitprobe.probe import Probe
@@ -130,11 +130,35 @@ def record(
             )
             shards = Shards(target, recording, resume=resume)
             try:
+                _check_resumed(shards, recording, probe, images)
                 _fill(shards, recording, probe, images, batch_size, workers, progress)
             finally:
                 shards.remove_if_empty()
         merge_shards(shards, recording, target)
     return open_store(target)
+
+
+def _check_resumed(shards: Shards, recording: Recording, probe: Probe, stimuli: Stimuli) -> None:
+    """Compare one stimulus of what is recorded with what the network gives now.
+
+    The key of a recording cannot see everything: a lambda in the transform, an attribute that the
+    network reads while it runs.
+    """
+    whole = [start for start, stop in shards.ranges() if (start, stop) not in shards.missing()]
+    if not whole:
+        return
+    image, _ = next(load_batches(stimuli, [whole[0]], batch_size=1))
+    for name, response in probe(image).items():
+        before = shards.read(whole[0], name)[0].astype(np.float64)
+        now = response[0].double().cpu().numpy()
+        scale = float(np.abs(before).max())
+        tolerance = 1e-2 if recording.dtype == "float16" else 1e-3
+        if not np.allclose(before, now, rtol=tolerance, atol=tolerance * scale):
+            raise ContentsMismatchError(
+                f"{shards.folder} was recorded with something else: layer {name!r} gives other "
+                f"responses to stimulus {str(stimuli.ids[whole[0]])!r} now; choose another path, "
+                "or give it up with resume=False (--no-resume)"
+            )
 
 
 def _fill(
@@ -148,6 +172,7 @@ def _fill(
 ) -> None:
     total = len(stimuli)
     missing = shards.missing()
+    size = next(load_batches(stimuli, [0], batch_size=1))[0].shape[1:]
     with progress_bar("recording", total, "stimuli", enabled=progress) as advance:
         advance(total - sum(stop - start for start, stop in missing))
         for start, stop in missing:
@@ -156,7 +181,7 @@ def _fill(
                 for array in recording.arrays
             }
             batches = load_batches(
-                stimuli, range(start, stop), batch_size=batch_size, workers=workers
+                stimuli, range(start, stop), batch_size=batch_size, workers=workers, size=size
             )
             done = 0
             for images, _ in batches:

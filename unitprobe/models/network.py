@@ -48,9 +48,10 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the structure and every weight, computed afresh since weights may change."""
+        """Hash of the structure, weights and buffers, computed afresh since they may change."""
         digest = hashlib.blake2b(_without_addresses(repr(self.module)).encode(), digest_size=32)
-        for name, value in sorted(self.module.state_dict().items()):
+        state = {**dict(self.module.named_buffers()), **self.module.state_dict()}
+        for name, value in sorted(state.items()):
             if not isinstance(value, torch.Tensor):
                 digest.update(f"{name} {_without_addresses(repr(value))}".encode())
                 continue

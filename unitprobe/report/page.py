@@ -130,7 +130,9 @@ def check_trees(analysis: xr.DataTree, ablation: xr.DataTree | None) -> None:
     """
     for tree, wanted in ((analysis, "analysis"), (ablation, "ablation")):
         if tree is not None and content_of(tree) != wanted:
-            raise StoreError(f"a report takes an {wanted} here, and this is a {content_of(tree)}")
+            raise StoreError(
+                f"a report takes an {wanted} here, and what it is given holds: {content_of(tree)}"
+            )
     require(analysis, "analysis")
     if ablation is None:
         return

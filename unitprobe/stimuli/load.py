@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unitprobe.errors import LabelError, StimuliError
+from unitprobe.errors import LabelError, OptionError, StimuliError
 from unitprobe.stimuli.files import IMAGE_SUFFIXES, ImageFiles
 from unitprobe.stimuli.stimuli import Stimuli
 
@@ -87,6 +87,8 @@ def _balanced(stimuli: Stimuli, limit: int, seed: int) -> npt.NDArray[np.intp]:
         limit = operator.index(limit)
     except TypeError:
         raise StimuliError(f"limit is {limit!r}; it is a number of images") from None
+    if seed < 0:
+        raise OptionError(f"seed={seed} is negative; give 0 or more")
     classes = len(stimuli.class_names)
     if limit < classes:
         raise StimuliError(

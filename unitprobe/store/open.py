@@ -129,6 +129,9 @@ def _check(path: Path) -> None:
             compression = file.attrs.get("compression", "none")
             schema = file.attrs.get("unitprobe_schema", SCHEMA_VERSION)
             stimuli = len(file["stimulus"]) if "stimulus" in file else None
+            missing = {"stimulus", "label", "class_name"} - set(file)
+            if content == "recording" and missing:
+                raise StoreError(f"{path} is damaged: it has no {sorted(missing)[0]!r}")
             for name, item in file.items():
                 if content == "recording" and isinstance(item, h5py.Group):
                     _check_layer(path, name, item, stimuli)
@@ -150,7 +153,7 @@ def _check(path: Path) -> None:
 
 def _check_layer(path: Path, name: str, group: h5py.Group, stimuli: int | None) -> None:
     arrays = [group[key] for key in ("response", "activation") if key in group]
-    if len(arrays) != 1 or arrays[0].dtype.kind != "f":
+    if "unit" not in group or len(arrays) != 1 or arrays[0].dtype.kind != "f":
         raise StoreError(f"{path} is damaged: layer {name!r} holds no array of responses")
     if stimuli is None or arrays[0].shape[0] != stimuli:
         raise StoreError(

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from unitprobe.errors import ContentsMismatchError, StoreError
+from unitprobe.errors import ContentsMismatchError, StoreError, StoreExistsError
 from unitprobe.store.files import write_atomically, writing
 from unitprobe.store.schema import SCHEMA_VERSION, Recording
 
@@ -46,6 +46,8 @@ class Shards:
     ------
     ContentsMismatchError
         The folder holds shards of another recording.
+    StoreExistsError
+        A folder of the same name is there that holds something else.
     """
 
     def __init__(self, path: Path, recording: Recording, *, resume: bool) -> None:
@@ -54,6 +56,11 @@ class Shards:
         self._stimuli = len(recording.ids)
         self._rows = recording.shard_stimuli
         self._manifest_path = self.folder / "manifest.json"
+        if self.folder.exists() and not self._manifest_path.exists() and any(self._foreign()):
+            raise StoreExistsError(
+                f"{self.folder} is in the way and not unitprobe's: it holds {self._foreign()[0]}; "
+                "choose another path for the recording"
+            )
         if self.folder.exists() and not resume:
             shutil.rmtree(self.folder)
         with writing(self.folder):
@@ -92,6 +99,10 @@ class Shards:
     def remove(self) -> None:
         """Delete the shards, once the finished file is in place."""
         shutil.rmtree(self.folder)
+
+    def _foreign(self) -> list[str]:
+        ours = ("shard-", "manifest.json", "merged.h5")
+        return [path.name for path in self.folder.iterdir() if not path.name.startswith(ours)]
 
     def _shard_path(self, start: int) -> Path:
         return self.folder / f"shard-{start:09d}.h5"
