@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -130,21 +131,35 @@ def record(
             )
             shards = Shards(target, recording, resume=resume)
             try:
-                _check_resumed(shards, recording, probe, images)
-                _fill(shards, recording, probe, images, batch_size, workers, progress)
+                missing = shards.missing()
+                _check_resumed(shards, missing, recording, probe, images)
+                load = partial(
+                    load_batches,
+                    images,
+                    batch_size=batch_size,
+                    workers=workers,
+                    size=tuple(first.shape[1:]),
+                )
+                _fill(shards, missing, recording, probe, load, progress)
             finally:
                 shards.remove_if_empty()
         merge_shards(shards, recording, target)
     return open_store(target)
 
 
-def _check_resumed(shards: Shards, recording: Recording, probe: Probe, stimuli: Stimuli) -> None:
+def _check_resumed(
+    shards: Shards,
+    missing: Sequence[tuple[int, int]],
+    recording: Recording,
+    probe: Probe,
+    stimuli: Stimuli,
+) -> None:
     """Compare one stimulus of what is recorded with what the network gives now.
 
     The key of a recording cannot see everything: a lambda in the transform, an attribute that the
     network reads while it runs.
     """
-    whole = [start for start, stop in shards.ranges() if (start, stop) not in shards.missing()]
+    whole = [start for start, stop in shards.ranges() if (start, stop) not in missing]
     if not whole:
         return
     image, _ = next(load_batches(stimuli, [whole[0]], batch_size=1))
@@ -163,16 +178,13 @@ def _check_resumed(shards: Shards, recording: Recording, probe: Probe, stimuli: 
 
 def _fill(
     shards: Shards,
+    missing: Sequence[tuple[int, int]],
     recording: Recording,
     probe: Probe,
-    stimuli: Stimuli,
-    batch_size: int,
-    workers: int,
+    load: Callable[[range], Iterator[tuple[Tensor, Tensor]]],
     progress: bool,
 ) -> None:
-    total = len(stimuli)
-    missing = shards.missing()
-    size = next(load_batches(stimuli, [0], batch_size=1))[0].shape[1:]
+    total = len(recording.ids)
     with progress_bar("recording", total, "stimuli", enabled=progress) as advance:
         advance(total - sum(stop - start for start, stop in missing))
         for start, stop in missing:
@@ -180,17 +192,14 @@ def _fill(
                 array.layer: np.empty((stop - start, *array.shape), recording.dtype)
                 for array in recording.arrays
             }
-            batches = load_batches(
-                stimuli, range(start, stop), batch_size=batch_size, workers=workers, size=size
-            )
             done = 0
-            for images, _ in batches:
+            for images, _ in load(range(start, stop)):
                 for name, response in probe(images).items():
                     _keep(block[name], done, response, name)
                 done += len(images)
                 advance(len(images))
             for name, array in block.items():
-                check_finite(array, name, stimuli.ids[start:stop])
+                check_finite(array, name, recording.ids[start:stop])
             shards.write(start, block)
 
 
