@@ -233,3 +233,12 @@ def test_an_activation_behind_something_that_cannot_be_followed_is_listed_as_suc
         lambda net, x: torch.from_numpy(net.conv(x).numpy() * 2), conv=nn.Conv2d(3, 5, 3)
     )
     assert layer.unit_axis is None
+
+
+def test_a_sum_over_branches_keeps_stimuli_and_units():
+    layer = activation_of(
+        lambda net, x: torch.stack([net.a(x), net.b(x)], 1).sum(1),
+        a=nn.Conv2d(3, 5, 3),
+        b=nn.Conv2d(3, 5, 3),
+    )
+    assert (layer.unit_axis, layer.units) == (1, 5)

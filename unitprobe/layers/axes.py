@@ -259,7 +259,9 @@ def _spread(axis: Axis, like: Tensor) -> Tensor:
 
 def _along(indices: Tensor, number: int) -> Axis:
     first = indices.movedim(number, 0).reshape(indices.shape[number], -1)[:, 0]
-    return Axis(number, first.cpu())
+    # Numbered anew: a sum over another axis has multiplied the indices.
+    _, places = torch.unique(first, return_inverse=True)
+    return Axis(number, places.double().cpu())
 
 
 def _varying_axes(indices: Tensor | None) -> list[int]:
