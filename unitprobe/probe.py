@@ -23,8 +23,9 @@ from unitprobe.layers.calls import Call
 from unitprobe.models import Network, as_network
 from unitprobe.responses import check_pool, pool_activation
 
-#: Receives a layer and its activation. A tensor that it returns takes the activation's place.
-Visitor = Callable[[Layer, Tensor], Tensor | None]
+#: Receives a layer, its activation and the positional arguments of the call that computed it. A
+#: tensor that it returns takes the activation's place.
+Visitor = Callable[[Layer, Tensor, tuple[Any, ...]], Tensor | None]
 
 
 def watch_layers(
@@ -43,7 +44,7 @@ def watch_layers(
     layers : sequence of Layer
         Layers of this network.
     visit : callable
-        Called with the layer and its activation the moment it is computed.
+        See `Visitor`; called the moment the activation is computed.
     on_begin : callable, optional
         Called before each forward pass.
     """
@@ -53,7 +54,7 @@ def watch_layers(
         call: Call, what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Tensor | None:
         layer = wanted.get(call)
-        return None if layer is None else visit(layer, output)
+        return None if layer is None else visit(layer, output, args)
 
     return CallWatcher(
         module,
@@ -179,7 +180,7 @@ class Probe:
         responses, self._responses = self._responses, {}
         return responses
 
-    def _keep(self, layer: Layer, activation: Tensor) -> None:
+    def _keep(self, layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
         if len(activation) == 0 or layer.unit_axis is None:
             raise LayerError(f"layer {layer.name!r} has no stimulus or no known unit axis")
         self._responses[layer.name] = pool_activation(activation, layer.unit_axis, self._pool)

@@ -172,7 +172,7 @@ class _Sweep:
         """Return the mean activation of each unit over stimuli and positions, (unit,) by layer."""
         sums: dict[str, Tensor] = {}
 
-        def add(layer: Layer, activation: Tensor) -> None:
+        def add(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
             assert layer.unit_axis is not None
             pooled = pool_activation(activation, layer.unit_axis, "mean").double().sum(0)
             sums[layer.name] = sums[layer.name] + pooled if layer.name in sums else pooled
@@ -213,7 +213,7 @@ class _Sweep:
     ) -> Iterator[Tensor]:
         clamped = (0, 0.0)
 
-        def clamp(layer: Layer, activation: Tensor) -> Tensor:
+        def clamp(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor:
             assert layer.unit_axis is not None
             unit, value = clamped
             ablated = activation.clone()

@@ -236,7 +236,9 @@ class CallWatcher:
         output = function(*args, **kwargs)
         if self._reporting or self._is_deaf():
             return output
-        operation = operation_name(function)
+        # The compiler looks through a cache, and warns of it.
+        compiling = torch.compiler.is_compiling()
+        operation = (operation_name.__wrapped__ if compiling else operation_name)(function)
         if operation is None:
             return output
         key = (self._path[-1], operation)
@@ -266,6 +268,8 @@ class CallWatcher:
         if replacement is None:
             return None
         if args and args[0] is output and _works_in_place(what, args, kwargs):
+            if replacement.data_ptr() == output.data_ptr():
+                return replacement  # the same memory
             # Whoever else holds the tensor that was overwritten must see the replacement too.
             return args[0].copy_(replacement)  # type: ignore[no-any-return]
         return replacement

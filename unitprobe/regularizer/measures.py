@@ -1,0 +1,148 @@
+"""What is regularized: measures of a batch from its class sums.
+
+Everything that a measure needs of a batch adds up over batches and processes: `BatchSums`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from unitprobe.metrics import selectivity_index
+
+#: What the regularizer adds to a loss; see `SelectivityRegularizer`.
+RegularizedMeasure = Literal["class_selectivity", "class_selectivity_corrected", "d_prime"]
+
+#: Keeps a unit without any response at 0 and its gradient finite.
+EPSILON = 1e-7
+
+
+@dataclass(frozen=True)
+class BatchSums:
+    """Sums over the stimuli of a batch, of all units of all layers.
+
+    Attributes
+    ----------
+    counts : Tensor
+        (class_name,), stimuli of each class.
+    sums : Tensor
+        (class_name, unit), responses of each class.
+    other : Tensor
+        (class_name, unit): for d-prime the squared responses of each class, for the corrected
+        selectivity the responses of each class after a shuffle of the labels; otherwise (0, unit).
+    size : Tensor
+        (unit,), absolute responses; 0 for a dead unit.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    other: Tensor
+    size: Tensor
+
+    def packed(self) -> Tensor:
+        """Return everything as one vector, to be added up in one go."""
+        parts = (self.counts, self.sums, self.other, self.size)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def unpacked(self, vector: Tensor) -> BatchSums:
+        """Return what `packed` made one vector of, in the shapes of these sums."""
+        parts = (self.counts, self.sums, self.other, self.size)
+        split = torch.split(vector, [part.numel() for part in parts])
+        counts, sums, other, size = (
+            piece.reshape(part.shape) for piece, part in zip(split, parts, strict=True)
+        )
+        return BatchSums(counts.detach(), sums, other, size.detach())
+
+
+def batch_sums(
+    responses: Tensor, labels: Tensor, class_count: int, measure: RegularizedMeasure
+) -> BatchSums:
+    """Return the sums that a measure is computed from.
+
+    Parameters
+    ----------
+    responses : Tensor
+        (stimulus, unit). Their gradient flows through all sums but the size.
+    labels : Tensor
+        (stimulus,), integers 0..C-1; trusted.
+    class_count : int
+        The number of classes C.
+    measure : str
+        See `SelectivityRegularizer`.
+    """
+    classes = torch.arange(class_count, device=labels.device)
+    members = (labels == classes[:, None]).to(responses.dtype)
+    if measure == "class_selectivity":
+        other = responses[:0]
+    elif measure == "d_prime":
+        other = members @ responses.square()
+    else:
+        shuffled = labels[torch.randperm(len(labels), device=labels.device)]
+        other = (shuffled == classes[:, None]).to(responses.dtype) @ responses
+    size = responses.detach().abs().sum(0)
+    return BatchSums(members.sum(1), members @ responses, other, size)
+
+
+def measure_units(sums: BatchSums, measure: RegularizedMeasure) -> Tensor:
+    """Return the measure of each unit, (unit,); 0 where fewer than two classes have stimuli."""
+    enough = (sums.counts > 0).sum() >= 2
+    # Masked before and after: what is undefined would otherwise have a gradient of NaN.
+    of_classes = torch.where(enough, sums.sums, 0.0)
+    other = torch.where(enough, sums.other, 0.0)
+    if measure == "d_prime":
+        values = _d_prime(sums.counts, of_classes, other)
+    else:
+        values = _selectivity(sums.counts, of_classes)
+        if measure == "class_selectivity_corrected":
+            values = values - _selectivity(sums.counts, other)
+    return torch.where(enough, values, 0.0)
+
+
+def _selectivity(counts: Tensor, sums: Tensor) -> Tensor:
+    means = sums / counts[:, None].clamp(min=1)
+    selectivity: Tensor = selectivity_index(means, counts, eps=EPSILON)
+    return selectivity
+
+
+def _d_prime(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
+    """Return the largest d-prime over classes, with epsilon in the denominator."""
+    counts = counts[:, None]
+    rest = (counts.sum() - counts).clamp(min=1)
+    here = counts.clamp(min=1)
+    mean = sums / here
+    mean_of_rest = (sums.sum(0) - sums) / rest
+    variance = (squares / here - mean.square()).clamp(min=0)
+    variance_of_rest = ((squares.sum(0) - squares) / rest - mean_of_rest.square()).clamp(min=0)
+    # Inside the root, or the gradient of a unit without variance would be infinite.
+    deviation = ((variance + variance_of_rest) / 2 + EPSILON).sqrt()
+    by_class = torch.where(counts > 0, (mean - mean_of_rest) / deviation, -torch.inf)
+    return by_class.amax(0)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum a tensor over the processes; so is its gradient, since each process has its own loss."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def sum_over_processes(sums: BatchSums) -> BatchSums:
+    """Return the sums over all processes of ``torch.distributed``, or as they are without it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return sums
+    if torch.distributed.get_world_size() == 1:
+        return sums
+    return sums.unpacked(_SumOverProcesses.apply(sums.packed()))

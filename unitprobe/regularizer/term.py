@@ -1,0 +1,389 @@
+"""The regularizer: watch a network train, and give the loss its term."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from unitprobe.errors import LabelError, LayerNotFoundError, OptionError, UnitprobeWarning, nearest
+from unitprobe.layers import CallWatcher, Layer, Selection, list_layers_of_call, select_layers
+from unitprobe.models import Network, as_network
+from unitprobe.probe import watch_layers
+from unitprobe.regularizer.measures import (
+    BatchSums,
+    RegularizedMeasure,
+    batch_sums,
+    measure_units,
+    sum_over_processes,
+)
+from unitprobe.regularizer.pooling import mean_beside, plain_mean
+
+_NEEDS_EXAMPLE = (
+    "the layers of a compiled network cannot be found while it runs: give the regularizer some "
+    "stimuli, example=images"
+)
+
+
+class SelectivityRegularizer:
+    """Add ``-alpha * SI`` to a loss: promote selectivity (alpha > 0) or suppress it (alpha < 0).
+
+    SI is the class selectivity of `unitprobe.metrics.class_selectivity`, with the class means of
+    the batch, averaged over the units of a layer and then over layers. A context manager; or call
+    `attach` and `detach`.
+
+    Parameters
+    ----------
+    model : Network or nn.Module
+        The network that is trained. Of a network wrapped by ``torch.compile``,
+        ``DistributedDataParallel`` or ``DataParallel``, the network inside is meant.
+    layers : str, sequence of str or callable
+        Which layers; see `unitprobe.layers.select_layers`. Never include the logits.
+    alpha : float
+        Weight and sign. Note that some published code has the opposite sign. It may be set anew at
+        any time, such as by `alpha_schedule`.
+    measure : {"class_selectivity", "class_selectivity_corrected", "d_prime"}
+        What takes the place of SI: SI itself; SI less that of the same batch with its labels
+        shuffled, so that a small batch of many classes is not regularized for its noise; or
+        the largest d-prime over classes.
+    weights : mapping of str to float, optional
+        Weight of layers in the mean over layers, by name or glob; 1 for those not named.
+    leave_out_dead : bool
+        Whether the mean over units is one over those that respond to something in the batch. A
+        dead unit has an SI of 0, so that to suppress selectivity pays for killing units; left out,
+        it does not.
+    accumulation : int
+        The number of batches whose gradients are added before the optimizer takes a step. SI is
+        then that of the last so many batches together; see Notes.
+    class_count : int, optional
+        The number of classes. Without it, each call takes the highest label, for which an
+        accelerator has to wait.
+    example : Tensor, optional
+        Stimuli (stimulus, channel, y, x) to find the layers with when attached. Without them, the
+        layers are found in the first batch, which must then not be one of a compiled network.
+
+    Attributes
+    ----------
+    selectivity : Tensor or None
+        The measure of the last batch, a scalar without gradient; SI is 0..1.
+    layer_selectivity : dict of str to Tensor
+        That of each layer, likewise.
+
+    Raises
+    ------
+    OptionError
+        `alpha` is not a finite number, or another argument is not among what is described.
+    LayerNotFoundError
+        The selection matches no layer, or a weight none of the layers; raised when the layers are
+        found.
+
+    Notes
+    -----
+    ``loss = cross_entropy - alpha * SI``: Leavitt and Morcos 2020, "Selectivity considered
+    harmful", equation 2. A batch has few images of a class, and noise alone gives a selectivity
+    (0.28 for 10 classes at batch size 128): the batch size is part of the method.
+
+    Under ``torch.distributed``, class sums and counts are summed over all processes before the
+    ratio is taken, and the gradient is that of the whole batch once it is averaged over processes,
+    as ``DistributedDataParallel`` does.
+
+    With ``accumulation=K`` the class sums of the last K - 1 batches are carried over, without
+    their graphs, so that the SI is that of a batch K times as large. The gradient flows through
+    the present batch, and is multiplied by K: with a loss divided by K, as is usual, the sum over
+    K batches is the gradient of the large batch, up to what the network changed since.
+
+    Examples
+    --------
+    >>> import torch, unitprobe as up
+    >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images, labels = torch.rand(12, 4), torch.arange(12) % 3
+    >>> with up.SelectivityRegularizer(network, alpha=-1.0) as regularizer:
+    ...     loss = torch.nn.functional.cross_entropy(network(images), labels)
+    ...     (loss + regularizer(labels)).backward()
+    >>> 0 < float(regularizer.selectivity) < 1
+    True
+    """
+
+    def __init__(
+        self,
+        model: Network | nn.Module,
+        layers: Selection = "activations",
+        alpha: float = -1.0,
+        *,
+        measure: RegularizedMeasure = "class_selectivity",
+        weights: Mapping[str, float] | None = None,
+        leave_out_dead: bool = False,
+        accumulation: int = 1,
+        class_count: int | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        _check_arguments(measure, weights, accumulation, class_count)
+        self.alpha = alpha
+        self.selectivity: Tensor | None = None
+        self.layer_selectivity: dict[str, Tensor] = {}
+        given = as_network(model).module
+        self._module = _inside(given)
+        if example is None and self._module is not given and _is_compiled(given):
+            raise OptionError(_NEEDS_EXAMPLE)
+        self._selection = layers
+        self._measure = measure
+        self._weights = dict(weights or {})
+        self._leave_out_dead = leave_out_dead
+        self._earlier: deque[BatchSums] = deque(maxlen=accumulation - 1)
+        self._accumulation = accumulation
+        self._class_count = class_count
+        self._example = example
+        # Of the layers that the last batch reached, kept so that no batch has to wait for them.
+        self._layer_of_unit: dict[tuple[int, ...], Tensor] = {}
+        self._share_of_layer: dict[tuple[str, ...], Tensor] = {}
+        self._responses: dict[str, Tensor] = {}
+        self._watcher: CallWatcher | None = None
+        self._first: torch.utils.hooks.RemovableHandle | None = None
+
+    @property
+    def alpha(self) -> float:
+        """Weight and sign of the term."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise OptionError(f"alpha={value} is not a finite number; -1 suppresses selectivity")
+        self._alpha = value
+
+    def attach(self) -> SelectivityRegularizer:
+        """Put the hooks in place; they stay until `detach`."""
+        self.detach()
+        if self._example is not None:
+            self._find_layers((self._example,), {})
+        else:
+            self._first = self._module.register_forward_pre_hook(self._watch, with_kwargs=True)
+        return self
+
+    def detach(self) -> None:
+        """Remove the hooks; may be called twice."""
+        if self._first is not None:
+            self._first.remove()
+            self._first = None
+        if self._watcher is not None:
+            self._watcher.detach()
+            self._watcher = None
+        self._responses = {}
+        self._earlier.clear()
+
+    def __enter__(self) -> SelectivityRegularizer:
+        return self.attach()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Return ``-alpha * SI`` of the batch that last went through the network.
+
+        Parameters
+        ----------
+        labels : Tensor
+            Class of each stimulus of that batch, (stimulus,), integers 0..C-1.
+
+        Raises
+        ------
+        OptionError
+            No batch has gone through the network since the last call.
+        LabelError
+            There is not one label for each stimulus, or one is no class. On an accelerator, where
+            to look at labels would mean to wait, the latter is PyTorch's own error.
+        """
+        responses, self._responses = self._responses, {}
+        if not responses:
+            raise OptionError(
+                "the regularizer has seen no batch: attach it (if the network is compiled, with "
+                "example=images and before the first batch), run the network, then call it once"
+            )
+        _warn_if_detached(self._module, responses)
+        with torch.autocast(labels.device.type, enabled=False):
+            return self._term(responses, labels)
+
+    def _term(self, responses: dict[str, Tensor], labels: Tensor) -> Tensor:
+        layers = list(responses.values())
+        device = layers[0].device
+        together = torch.cat([layer.to(device) for layer in layers], dim=1)
+        if self._measure == "d_prime" and device.type != "mps":
+            together = together.double()  # its variances are differences of large numbers
+        classes = _check_labels(labels, len(together), self._class_count)
+        own = batch_sums(together, labels.to(device), classes, self._measure)
+        sums = self._with_earlier(sum_over_processes(own))
+        units = measure_units(sums, self._measure)
+        of_layers = self._mean_by_layer(responses, units, sums.size)
+        selectivity = of_layers @ self._shares(responses, of_layers)
+        self.layer_selectivity = dict(zip(responses, of_layers.detach(), strict=True))
+        self.selectivity = selectivity.detach()
+        if not self.alpha:
+            return torch.zeros_like(self.selectivity)  # no term, and no backward pass for it
+        if self._accumulation > 1:
+            scaled = self._accumulation * selectivity
+            selectivity = scaled + (selectivity - scaled).detach()
+        return -self.alpha * selectivity
+
+    def _mean_by_layer(self, responses: dict[str, Tensor], units: Tensor, size: Tensor) -> Tensor:
+        """Return the mean over the units of each layer, (layer,)."""
+        widths = tuple(response.shape[1] for response in responses.values())
+        if widths not in self._layer_of_unit:
+            self._layer_of_unit = {
+                widths: torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+            }
+        layer = self._layer_of_unit[widths] = self._layer_of_unit[widths].to(units.device)
+        live = (size > 0).to(units.dtype) if self._leave_out_dead else torch.ones_like(units)
+        totals = units.new_zeros(2, len(widths))
+        totals = totals.index_add(1, layer, torch.stack([units * live, live]))
+        return totals[0] / totals[1].clamp(min=1)
+
+    def _shares(self, responses: dict[str, Tensor], like: Tensor) -> Tensor:
+        """Return the weight of each layer in the mean over layers, (layer,)."""
+        names = tuple(responses)
+        if names not in self._share_of_layer:
+            weights = torch.tensor([self._weight(name) for name in names])
+            self._share_of_layer = {names: weights / weights.sum()}
+        share = self._share_of_layer[names] = self._share_of_layer[names].to(like)
+        return share
+
+    def _with_earlier(self, sums: BatchSums) -> BatchSums:
+        """Return sums of this batch and of those carried over, and carry this one over too."""
+        if self._accumulation == 1:
+            return sums
+        total = sums.packed()
+        for earlier in self._earlier:
+            if earlier.sums.shape != sums.sums.shape:
+                raise OptionError(
+                    f"accumulation={self._accumulation}: batches of {tuple(sums.sums.shape)} and "
+                    f"{tuple(earlier.sums.shape)} (class_name, unit) cannot be added; give "
+                    "class_count="
+                )
+            total = total + earlier.packed()
+        self._earlier.append(sums.unpacked(sums.packed().detach()))
+        return sums.unpacked(total)
+
+    def _weight(self, name: str) -> float:
+        matching = (value for glob, value in self._weights.items() if _matches(name, glob))
+        return next(matching, 1.0)
+
+    def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if CallWatcher.someone_is_alone():
+            return  # a pass that only looks at the network
+        if torch.compiler.is_compiling():
+            raise OptionError(_NEEDS_EXAMPLE)
+        self._find_layers(args, kwargs)
+        # PyTorch has collected the hooks of this pass already, so the watcher is told of it.
+        assert self._watcher is not None
+        self._watcher.begin()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _find_layers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._first is not None:
+            self._first.remove()
+            self._first = None
+        listed = list_layers_of_call(self._module, args, kwargs)
+        chosen = select_layers(self._module, listed, self._selection)
+        self._check_weights([layer.name for layer in chosen])
+        self._watcher = watch_layers(self._module, chosen, self._keep, on_begin=self._forget)
+        self._watcher.attach()
+
+    def _check_weights(self, names: list[str]) -> None:
+        for glob in self._weights:
+            if not any(_matches(name, glob) for name in names):
+                near = ", ".join(nearest(glob, names))
+                raise LayerNotFoundError(
+                    f"weights: {glob!r} is none of the {len(names)} layers; the nearest are {near}"
+                )
+        if not sum(map(self._weight, names)):
+            raise OptionError(f"weights: all {len(names)} layers have weight 0; give one some")
+
+    def _forget(self) -> None:
+        self._responses.clear()
+
+    def _keep(self, layer: Layer, activation: Tensor, inputs: tuple[Any, ...]) -> Tensor | None:
+        assert layer.unit_axis is not None
+        if torch.compiler.is_compiling() or not activation.requires_grad:
+            # A compiler merges the passes over memory itself.
+            self._responses[layer.name] = plain_mean(activation, layer.unit_axis)
+            return None
+        passed_on, mean = mean_beside(activation, layer.unit_axis, inputs)
+        self._responses[layer.name] = mean
+        return passed_on
+
+
+def _check_arguments(
+    measure: str,
+    weights: Mapping[str, float] | None,
+    accumulation: int,
+    class_count: int | None,
+) -> None:
+    if measure not in get_args(RegularizedMeasure):
+        known = ", ".join(get_args(RegularizedMeasure))
+        raise OptionError(f"measure={measure!r} is not known; choose one of {known}")
+    for name, weight in (weights or {}).items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise OptionError(f"weights: {name!r} has {weight}; give 0 or more")
+    if accumulation < 1:
+        raise OptionError(f"accumulation={accumulation} is not positive; 1 is usual")
+    if class_count is not None and class_count < 2:
+        raise OptionError(f"class_count={class_count}: selectivity needs at least two classes")
+
+
+def _inside(module: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers that run it."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner: nn.Module = module.module
+        return _inside(inner)
+    compiled = getattr(module, "_orig_mod", None)
+    return _inside(compiled) if isinstance(compiled, nn.Module) else module
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, torch._dynamo.OptimizedModule)
+
+
+def _matches(name: str, glob: str) -> bool:
+    return name == glob or fnmatchcase(name, glob)
+
+
+def _check_labels(labels: Tensor, stimuli: int, class_count: int | None) -> int:
+    """Return the number of classes."""
+    if labels.shape != (stimuli,):
+        raise LabelError(
+            f"labels have shape {tuple(labels.shape)}, the batch has {stimuli} stimuli; "
+            f"give shape ({stimuli},)"
+        )
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise LabelError(f"labels must be integers 0..C-1, got {labels.dtype}")
+    if class_count is not None and (labels.device.type != "cpu" or torch.compiler.is_compiling()):
+        torch._assert_async((labels >= 0).all() & (labels < class_count).all())
+        return class_count
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0:
+        raise LabelError(f"labels must be integers 0..C-1, but the lowest is {lowest}")
+    if class_count is not None and highest >= class_count:
+        raise LabelError(f"label {highest} is none of the classes 0..{class_count - 1}")
+    return class_count or highest + 1
+
+
+def _warn_if_detached(module: nn.Module, responses: dict[str, Tensor]) -> None:
+    trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+    if trained and not any(response.requires_grad for response in responses.values()):
+        warnings.warn(
+            "the selectivity of this batch has no gradient: the network ran without gradients, or "
+            "in a checkpoint with use_reentrant=True, where use_reentrant=False is needed",
+            UnitprobeWarning,
+            stacklevel=3,
+        )
