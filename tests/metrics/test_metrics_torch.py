@@ -23,6 +23,31 @@ MEASURES = {
     "class_selectivity": metrics.class_selectivity,
     "ccmas": metrics.ccmas,
     "preferred_class": metrics.preferred_class,
+    "class_variances": lambda x, y: metrics.class_variances(x, y, 5),
+    "class_fraction_active": lambda x, y: metrics.class_fraction_active(x, y, 5),
+    "top_stimuli": lambda x, y: metrics.top_stimuli(x, 7),
+    "d_prime": metrics.d_prime,
+    "class_correlation": metrics.class_correlation,
+    "correlation with probabilities": lambda x, y: metrics.class_correlation(
+        x, probabilities=x[:, :3]
+    ),
+    "anova_f": metrics.anova_f,
+    "eta_squared": metrics.eta_squared,
+    "mutual_information": metrics.mutual_information,
+    "bin_responses": lambda x, y: metrics.bin_responses(x),
+    "mid_ranks": lambda x, y: metrics.rank_responses(x).mid_ranks,
+    "roc_auc": metrics.roc_auc,
+    "roc_auc_by_class": lambda x, y: metrics.roc_auc_by_class(x, y, 5),
+    "average_precision": metrics.average_precision,
+    "max_informedness": metrics.max_informedness,
+    "max_informedness_threshold": metrics.max_informedness_threshold,
+    "max_f1": metrics.max_f1,
+    "recall_at_precision": lambda x, y: metrics.recall_at_precision(x, y, precision=0.7),
+    "precision_at_k": lambda x, y: metrics.precision_at_k(x, y, k=10),
+    "top_class_selectivity": metrics.top_class_selectivity,
+    "top-class share": lambda x, y: metrics.top_class_selectivity(x, y, normalize=True),
+    "localist_selectivity": metrics.localist_selectivity,
+    "best_class": lambda x, y: metrics.best_class(metrics.d_prime_by_class(x, y)),
     "activity_ratio": lambda x, y: metrics.activity_ratio(x, 1),
     "lifetime_sparseness": lambda x, y: metrics.lifetime_sparseness(x),
     "population_sparseness": lambda x, y: metrics.population_sparseness(x),
@@ -36,6 +61,16 @@ MEASURES = {
     "effective_rank": lambda x, y: metrics.effective_rank(x),
     "components_95": lambda x, y: metrics.components_95(x),
     "linear_cka": lambda x, y: metrics.linear_cka(x, x[:, :3] ** 2),
+    "unbiased linear_cka": lambda x, y: metrics.linear_cka(x, x[:, :3] ** 2, unbiased=True),
+    "procrustes_similarity": lambda x, y: metrics.procrustes_similarity(x, x[:, :3] ** 2),
+    "representational_similarity": lambda x, y: metrics.representational_similarity(
+        x, x[:, :3] ** 2, distance="euclidean"
+    ),
+    "canonical_correlations": lambda x, y: metrics.canonical_correlations(x, x[:, :3] ** 2),
+    "svcca": lambda x, y: metrics.svcca(x, x[:, :3] ** 2),
+    "pwcca": lambda x, y: metrics.pwcca(x, x[:, :3] ** 2),
+    "average_percentage_of_zeros": lambda x, y: metrics.average_percentage_of_zeros(x),
+    "half_max_share": lambda x, y: metrics.half_max_share(x),
     "wide linear_cka": lambda x, y: metrics.linear_cka(x[:5], x[:5, :3] ** 2),
     "shift": lambda x, y: metrics.apply_sign_policy(x - 0.3, "shift"),
     "rectify": lambda x, y: metrics.apply_sign_policy(x - 0.3, "rectify"),
@@ -120,3 +155,20 @@ def test_sums_of_parts_give_the_means_of_the_whole(layer):
     together = metrics.selectivity_index(sums / counts[:, None], counts, eps=1e-7)
     whole = metrics.class_selectivity(responses, labels, eps=1e-7)
     np.testing.assert_allclose(together, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["d_prime_by_class", "class_correlation_by_class", "eta_squared"])
+def test_separation_differentiates_where_it_is_defined(layer, name):
+    responses, labels = layer
+    x = torch.tensor(responses, requires_grad=True)
+    values = getattr(metrics, name)(x, torch.from_numpy(labels))
+    values.nansum().backward()
+    assert x.grad.isfinite().all()
+    step = 1e-6 * torch.from_numpy(np.random.default_rng(0).normal(size=responses.shape))
+    step[:, 2] = 0.0  # the dead unit
+    with torch.no_grad():
+        ahead, behind = (
+            getattr(metrics, name)(x + sign * step, torch.from_numpy(labels)).nansum()
+            for sign in (1, -1)
+        )
+    np.testing.assert_allclose((x.grad * step).sum(), (ahead - behind) / 2, rtol=1e-4)

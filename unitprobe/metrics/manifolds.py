@@ -3,7 +3,7 @@
 Mean-field theory of Chung, Lee & Sompolinsky, "Classification and geometry of general perceptual
 manifolds" (Physical Review X 2018), applied to networks by Cohen, Chung, Lee & Sompolinsky,
 "Separability and geometry of object manifolds in deep neural networks" (Nature Communications
-2020), at margin 0. Computed in NumPy.
+2020). Computed in NumPy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 
 from unitprobe.errors import OptionError
 from unitprobe.metrics._arrays import Array, as_labels, as_responses
+from unitprobe.metrics.manifold_centres import shared_centre_directions
 from unitprobe.metrics.tuning import class_counts
 
 FloatArray = NDArray[np.float64]
@@ -23,23 +24,27 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ManifoldGeometry:
-    """The geometry of each class manifold; every field is (class_name,).
+    """The geometry of each class manifold; every array is (class_name,).
 
     Attributes
     ----------
     capacity : array
         Manifolds of this shape that a linear readout can separate at random labels, per unit of
-        the layer; at most 2, that of single points.
+        the layer; at most that of single points, which at margin 0 is 2.
     radius : array
         Size of the part of the manifold that the separation rests on, in distances of its centre
         from the mean response; 0 for a point.
     dimension : array
         Number of directions that this part extends in; 0 for a point.
+    projected_directions : int
+        Number of directions shared by the centres that were projected out; 0 if none were asked to
+        be.
     """
 
     capacity: FloatArray
     radius: FloatArray
     dimension: FloatArray
+    projected_directions: int = 0
 
     @property
     def layer_capacity(self) -> float:
@@ -49,7 +54,13 @@ class ManifoldGeometry:
 
 
 def manifold_geometry(
-    responses: Array, labels: Array, *, directions: int = 200, seed: int = 0
+    responses: Array,
+    labels: Array,
+    *,
+    margin: float = 0.0,
+    project_centres: bool = False,
+    directions: int = 200,
+    seed: int = 0,
 ) -> ManifoldGeometry:
     """Capacity, radius and dimension of each class manifold.
 
@@ -59,6 +70,13 @@ def manifold_geometry(
         (stimulus, unit), real and finite. They may be signed.
     labels : array
         (stimulus,), the class of each stimulus, integers 0..C-1.
+    margin : float
+        Least distance of the manifolds from the separating plane, kappa, at least 0, in units of
+        the distance of each manifold's centre from the mean response.
+    project_centres : bool
+        Whether directions that the centres share are projected out of the responses first, as
+        Cohen et al. do; see `unitprobe.metrics.manifold_centres.shared_centre_directions`. It needs
+        centres of at least 3 dimensions.
     directions : int
         Random directions that each manifold is averaged over, at least 1. The standard error of
         the result falls with its root.
@@ -78,23 +96,25 @@ def manifold_geometry(
     LabelError
         The labels are no integers 0..C-1, one for each stimulus.
     OptionError
-        The number of directions is below 1.
+        The number of directions is below 1, or the margin is not finite or below 0.
 
     Notes
     -----
     The mean of all responses is subtracted, and each manifold measured in units of the distance of
     its centre, with one coordinate, equal to 1, along the centre: points s_k. For each Gaussian
-    direction t, v is the nearest point to t with v.s_k <= 0 for all k, so that t - v is the nearest
-    point of the cone of the s_k, sum_k a_k s_k with a_k >= 0: a non-negative least-squares problem.
-    The anchor point is s = (t - v) / sum_k a_k, or, where t is itself such a v, the s_k that t
-    comes nearest to. With means over t (equations 16, 28 and 29 of Chung et al.):
+    direction t, v is the nearest point to t with v.s_k <= -kappa for all k. Because the coordinate
+    along the centre is 1, t - v is the nearest point to t, moved by kappa along it, of the cone of
+    the s_k, sum_k a_k s_k with a_k >= 0: a non-negative least-squares problem. The anchor point is
+    s = (t - v) / sum_k a_k, or, where t is itself such a v, the s_k that t comes nearest to. With
+    means over t (equations 16, 28 and 29 of Chung et al.):
 
     - ``1 / capacity = <|t - v|^2>``;
     - ``radius^2 = <|s - <s>|^2>``, without the coordinate along the centre;
     - ``dimension = <(t . s/|s|)^2>``, likewise.
 
-    Centres are taken for uncorrelated. Cohen et al. first project out the few directions that
-    centres share, which is not done here, so values for a trained layer differ from theirs.
+    The authors' code has for the dimension ``D <t/|t| . s/|s|>^2``, with D the number of
+    coordinates, which is equal for large D only. The theory takes centres for uncorrelated; those
+    of a trained layer are not, and `project_centres` brings them closer to it.
 
     Examples
     --------
@@ -107,19 +127,28 @@ def manifold_geometry(
     """
     if directions < 1:
         raise OptionError(f"directions={directions} must be at least 1")
+    if not 0 <= margin < np.inf:
+        raise OptionError(f"margin={margin} must be a finite number, at least 0")
     points: FloatArray = as_responses(np.asarray(responses))
     classes = as_labels(np.asarray(labels), responses=points)
     points = points - points.mean(axis=0)
+    present = np.unique(classes)
+    shared = np.zeros((0, points.shape[1]))
+    if project_centres:
+        centres = np.stack([points[classes == c].mean(axis=0) for c in present])
+        shared = shared_centre_directions(centres, np.random.default_rng(seed))
+        points = points - (points @ shared.T) @ shared
     geometry = np.full((class_counts(classes).size, 3), np.nan)
-    for c in np.unique(classes):
+    for c in present:
         # Each class has its own stream, so that it does not depend on the others.
         rng = np.random.default_rng([seed, c])
-        geometry[c] = _geometry(points[classes == c], directions, rng)
-    return ManifoldGeometry(*geometry.T)
+        geometry[c] = _geometry(points[classes == c], margin, directions, rng)
+    capacity, radius, dimension = geometry.T
+    return ManifoldGeometry(capacity, radius, dimension, projected_directions=len(shared))
 
 
 def _geometry(
-    points: FloatArray, directions: int, rng: np.random.Generator
+    points: FloatArray, margin: float, directions: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """Return capacity, radius and dimension of one manifold of (stimulus, unit) points."""
     centre = points.mean(axis=0)
@@ -130,6 +159,7 @@ def _geometry(
     manifold = np.vstack([shape.T, np.ones(len(shape))])  # (coordinate, point)
 
     t = rng.standard_normal((directions, manifold.shape[0]))
+    t[:, -1] += margin
     toward = np.empty_like(t)  # t - v
     anchors = np.empty_like(t)
     for i in range(directions):

@@ -11,7 +11,8 @@ import math
 
 from array_api_compat import array_namespace, device
 
-from unitprobe.metrics._arrays import Array, as_responses, centred, divide
+from unitprobe.errors import ResponseError
+from unitprobe.metrics._arrays import Array, as_array, as_responses, centred, divide, full_precision
 
 
 def activity_ratio(responses: Array, axis: int = 0) -> Array:
@@ -209,10 +210,12 @@ def gini(responses: Array) -> Array:
     responses = as_responses(responses)
     xp = array_namespace(responses)
     n = responses.shape[0]
-    ordered = xp.sort(responses, axis=0)
+    ordered = xp.sort(responses, axis=0, stable=False)
     # The (n + 1)/n goes into the ranks, so that a flat unit is 0 without cancellation.
     ranks = xp.astype(2 * xp.arange(1, n + 1, device=device(ordered)) - (n + 1), ordered.dtype)
-    return divide(xp.sum(ranks[:, None] * ordered, axis=0), n * xp.sum(ordered, axis=0))
+    with full_precision(ordered):
+        ranked = ranks @ ordered
+    return divide(ranked, n * xp.sum(ordered, axis=0))
 
 
 def kurtosis(responses: Array) -> Array:
@@ -273,8 +276,7 @@ def fraction_active(responses: Array) -> Array:
 
     Notes
     -----
-    Over stimuli, after pooling. The average percentage of zeros (APoZ; Hu, Peng, Tai & Tang,
-    arXiv:1607.03250) counts positions too.
+    Over stimuli, after pooling; `average_percentage_of_zeros` counts positions too.
 
     Examples
     --------
@@ -285,6 +287,92 @@ def fraction_active(responses: Array) -> Array:
     responses = as_responses(responses)
     xp = array_namespace(responses)
     return xp.mean(xp.astype(responses > 0, responses.dtype), axis=0)
+
+
+def average_percentage_of_zeros(activations: Array, *, unit_axis: int = 1) -> Array:
+    """Share of the stimuli and positions at which each unit is exactly 0, known as APoZ.
+
+    Parameters
+    ----------
+    activations : array
+        (stimulus, unit, ...) with any axes of positions, as (stimulus, unit, y, x), real and
+        finite: what a layer computes, before pooling. Pooled responses (stimulus, unit) are 0 only
+        where all positions are.
+    unit_axis : int
+        The axis of the units, not 0: -1 for (stimulus, token, unit).
+
+    Returns
+    -------
+    array
+        (unit,), 0 (never 0) to 1 (a dead unit), a share and not a percentage. Never NaN.
+
+    Raises
+    ------
+    ResponseError
+        The activations are not finite real numbers with at least two axes, or `unit_axis` is none
+        of them but the first.
+
+    Notes
+    -----
+    Hu, Peng, Tai & Tang, "Network trimming" (arXiv:1607.03250), equation 1. It speaks of ReLU
+    layers: other nonlinearities are hardly ever exactly 0.
+
+    Examples
+    --------
+    Two stimuli at two positions:
+
+    >>> import numpy as np
+    >>> average_percentage_of_zeros(np.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [2.0, 5.0]]]))
+    array([0.75, 0.25])
+    """
+    activations = as_array(activations)
+    dimensions = activations.ndim
+    if dimensions < 2 or unit_axis % dimensions == 0 or not -dimensions <= unit_axis < dimensions:
+        raise ResponseError(
+            f"unit_axis={unit_axis} must be an axis of the activations after the first, which is "
+            f"the stimuli; their shape is {tuple(activations.shape)}"
+        )
+    xp = array_namespace(activations)
+    by_unit = xp.moveaxis(activations, unit_axis, -1)
+    responses = as_responses(xp.reshape(by_unit, (-1, by_unit.shape[-1])), "activations")
+    return xp.mean(xp.astype(responses == 0, responses.dtype), axis=0)
+
+
+def half_max_share(responses: Array) -> Array:
+    """Share of the stimuli that drive each unit to at least half of its largest response.
+
+    Parameters
+    ----------
+    responses : array
+        (stimulus, unit), real, finite and meant to be nowhere negative.
+
+    Returns
+    -------
+    array
+        (unit,), 1/n (one of n stimuli stands alone) to 1 (all drive it to half or more). NaN for a
+        unit that no stimulus drives above 0.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+
+    Notes
+    -----
+    mean(r >= max(r)/2): the width at half maximum of the stimuli in order of response. It rests on
+    the single largest response, so an outlier lowers it, and more stimuli lower it on the whole.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> half_max_share(np.array([[4.0, 1.0, 0.0], [2.0, 1.0, 0.0], [1.0, 1.0, 0.0]]).repeat(2, 0))
+    array([0.66666667, 1.        ,        nan])
+    """
+    responses = as_responses(responses)
+    xp = array_namespace(responses)
+    largest = xp.max(responses, axis=0)
+    share = xp.mean(xp.astype(responses >= largest / 2, responses.dtype), axis=0)
+    return xp.where(largest > 0, share, xp.nan)
 
 
 def dead(responses: Array) -> Array:

@@ -1,0 +1,106 @@
+"""What every measure by class needs: two classes at least, and the best of them."""
+
+from __future__ import annotations
+
+from array_api_compat import array_namespace, device
+
+from unitprobe.errors import LabelError
+from unitprobe.metrics._arrays import Array, as_array, as_labels, as_responses, widen
+
+
+def as_labelled(
+    responses: Array, labels: Array, class_count: int | None = None
+) -> tuple[Array, Array, int]:
+    """Return responses, labels that fit them, and the number of classes.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+    LabelError
+        The labels are no integers 0..C-1, one for each stimulus.
+    """
+    responses = as_responses(responses)
+    labels = as_labels(labels, class_count, responses)
+    if class_count is None:
+        class_count = int(array_namespace(labels).max(labels)) + 1
+    return responses, labels, class_count
+
+
+def require_two_classes(labels: Array, measure: str) -> None:
+    """Refuse labels that hold one class alone, beside which nothing can be measured.
+
+    Raises
+    ------
+    LabelError
+        Every label is the same, or the labels are no integers 0..C-1.
+    """
+    labels = as_labels(labels)
+    xp = array_namespace(labels)
+    if bool(xp.all(labels == labels[0])):
+        raise LabelError(
+            f"{measure} needs stimuli of at least two classes, the labels hold only class "
+            f"{int(labels[0])}"
+        )
+
+
+def best_over_classes(by_class: Array) -> Array:
+    """Largest of the values that a measure gives the classes.
+
+    Parameters
+    ----------
+    by_class : array
+        (..., class_name, unit), such as `unitprobe.metrics.d_prime_by_class` gives; NaN where a
+        class has no value.
+
+    Returns
+    -------
+    array
+        (..., unit), NaN where every class is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> best_over_classes(np.array([[0.5, np.nan], [0.75, np.nan], [np.nan, np.nan]]))
+    array([0.75,  nan])
+    """
+    by_class = widen(as_array(by_class))
+    xp = array_namespace(by_class)
+    undefined = xp.isnan(by_class)
+    best = xp.max(xp.where(undefined, -xp.inf, by_class), axis=-2)
+    return xp.where(xp.all(undefined, axis=-2), xp.nan, best)
+
+
+def best_class(by_class: Array) -> Array:
+    """Class to which a measure gives its largest value.
+
+    Parameters
+    ----------
+    by_class : array
+        (..., class_name, unit), such as `unitprobe.metrics.d_prime_by_class` gives; NaN where a
+        class has no value.
+
+    Returns
+    -------
+    array
+        (..., unit), integers: the class, the lowest of those that tie, or -1 where no class
+        stands out because all have the same value or none.
+
+    See Also
+    --------
+    preferred_class : The class of the highest mean response.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> best_class(np.array([[0.5, 0.5], [0.75, 0.5], [np.nan, np.nan]]))
+    array([ 1, -1])
+    """
+    by_class = widen(as_array(by_class))
+    xp = array_namespace(by_class)
+    undefined = xp.isnan(by_class)
+    values = xp.where(undefined, -xp.inf, by_class)
+    highest = xp.max(values, axis=-2, keepdims=True)
+    alike = xp.all(undefined | (values == highest), axis=-2)
+    best = xp.argmax(values, axis=-2)
+    return xp.where(alike, xp.asarray(-1, dtype=best.dtype, device=device(best)), best)

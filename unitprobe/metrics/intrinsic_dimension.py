@@ -1,0 +1,204 @@
+"""Intrinsic dimension: on how many coordinates the responses lie, straight or curved.
+
+Both measures look at how distances to the nearest neighbours grow, so that a curved sheet has two
+dimensions in any number of units. Both need more stimuli the higher the dimension is, and come out
+too low where these are few; compare them only at equal numbers. Computed in NumPy.
+"""
+
+from __future__ import annotations
+
+import array_api_compat
+import numpy as np
+from numpy.typing import NDArray
+
+from unitprobe.errors import OptionError
+from unitprobe.metrics._arrays import Array, as_responses
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+
+_BOUNDS = 1 << 24  # bounds of distances that are held at a time
+_DIFFERENCES = 1 << 18  # differences that are: few enough for the cache of a processor
+
+
+def twonn_dimension(responses: Array) -> float:
+    """Intrinsic dimension from the two nearest neighbours of each stimulus.
+
+    Parameters
+    ----------
+    responses : array
+        (stimulus, unit), real and finite. Of stimuli with equal responses one is kept.
+
+    Returns
+    -------
+    float
+        Above 0; not bounded by the number of units. NaN with fewer than 3 distinct stimuli, and
+        where every stimulus is as far from its second neighbour as from its first.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+
+    Notes
+    -----
+    With mu_(i) the i-th smallest ratio of the distances to the second and the first neighbour, and
+    F_i = i/n, the slope of -log(1 - F_i) on log mu_(i), the line drawn through the origin and the
+    largest 10% of the ratios left out: Facco, d'Errico, Rodriguez & Laio, "Estimating the intrinsic
+    dimension of datasets by a minimal neighborhood information" (Scientific Reports 2017).
+    Distances are exact, their search takes about n^2 * units operations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 2000)
+    >>> round(twonn_dimension(np.stack([np.cos(angle), np.sin(angle)], axis=1)), 1)
+    1.0
+    """
+    points = _distinct(responses)
+    if len(points) < 3:
+        return float("nan")
+    distances = nearest_distances(points, 2)
+    ratios = np.sort(np.log(distances[:, 1] / distances[:, 0]))
+    kept = ratios[: len(ratios) * 9 // 10]
+    expected = -np.log1p(-np.arange(1, len(kept) + 1) / len(ratios))
+    squares = kept @ kept
+    return float(kept @ expected / squares) if squares > 0 else float("nan")
+
+
+def mle_dimension(responses: Array, *, neighbours: int = 20) -> float:
+    """Maximum likelihood estimate of the intrinsic dimension.
+
+    Parameters
+    ----------
+    responses : array
+        (stimulus, unit), real and finite. Of stimuli with equal responses one is kept.
+    neighbours : int
+        Nearest neighbours of each stimulus that are looked at, k, at least 2.
+
+    Returns
+    -------
+    float
+        Above 0; not bounded by the number of units. NaN with no more distinct stimuli than
+        `neighbours`, and where all neighbours of every stimulus are equally far.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+    OptionError
+        The number of neighbours is below 2.
+
+    Notes
+    -----
+    ``1/m = mean_i 1/(k - 1) sum_{j<k} log(T_k(i) / T_j(i))``, with T_j(i) the distance of stimulus
+    i to its j-th neighbour: Levina & Bickel, "Maximum likelihood estimation of intrinsic dimension"
+    (NeurIPS 2004), whose local estimates are averaged by their inverses, as MacKay & Ghahramani's
+    comment on it (2005) shows to be right. Distances are exact, their search takes about
+    n^2 * units operations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plane = np.random.default_rng(0).normal(size=(2000, 2))
+    >>> round(mle_dimension(plane @ np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])), 1)
+    2.0
+    """
+    if neighbours < 2:
+        raise OptionError(f"neighbours={neighbours} must be at least 2, such as 20")
+    points = _distinct(responses)
+    if len(points) <= neighbours:
+        return float("nan")
+    logs = np.log(nearest_distances(points, neighbours))
+    inverse = np.mean(logs[:, -1:] - logs[:, :-1])
+    return float(1.0 / inverse) if inverse > 0 else float("nan")
+
+
+def nearest_distances(points: FloatArray, count: int) -> FloatArray:
+    """Return the exact distances of each point to its nearest neighbours.
+
+    Parameters
+    ----------
+    points : array
+        (point, coordinate), finite.
+    count : int
+        Neighbours of each point, fewer than there are points.
+
+    Returns
+    -------
+    array
+        (point, neighbour), ascending, the point itself left out.
+
+    Notes
+    -----
+    Matrix products in single precision bound every squared distance from both sides, which leaves
+    few pairs that may be neighbours; the distances of these are computed from the differences in
+    double precision. The bounds are those of rounding, so no neighbour is ever missed; where
+    clusters are tight beside the distances between them, more pairs remain and it takes longer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> nearest_distances(np.array([[0.0], [1.0], [3.0]]), 2)
+    array([[1., 3.],
+           [1., 2.],
+           [2., 3.]])
+    """
+    total, units = points.shape
+    scaled = points - points.mean(axis=0)
+    scaled /= np.abs(scaled).max() or 1.0
+    squares = np.einsum("ij,ij->i", scaled, scaled)
+    # In groups of points of like length: the nearest of each group bounds the distances sought.
+    size = max(1, min(64, total // (8 * count)))
+    groups = -(-total // size)
+    places = np.full(groups * size, -1)
+    places[:total] = np.argsort(squares)
+    places = places.reshape(groups, size).T.ravel()  # place p is of group p % groups
+    filled = places >= 0
+    single = np.where(filled[:, None], scaled[places], 0.0).astype(np.float32)
+    lengths = np.where(filled, squares[places], np.inf).astype(np.float32)
+    # Twice what rounding to, and a sum of `units` products in, single precision can come to.
+    slack = np.float32((units + 16) * np.finfo(np.float32).eps) * np.where(filled, lengths, 0)
+    slack += np.float32(units * np.finfo(np.float32).tiny)
+    group_slack = 2 * slack.reshape(size, groups).max(axis=0)
+
+    nearest = np.empty((total, count))
+    points_in_place = np.flatnonzero(filled)
+    step = max(1, _BOUNDS // len(places))
+    for start in range(0, total, step):
+        block = points_in_place[start : start + step]
+        # Lower bounds of the squared distances, less the squared length of the block's points.
+        lower = (-2 * single[block]) @ single.T
+        lower += lengths - slack
+        lower[np.arange(len(block)), block] = np.inf
+        upper = lower.reshape(len(block), size, groups).min(axis=1) + group_slack
+        reach = np.partition(upper, count - 1, axis=1)[:, count - 1] + 2 * slack[block]
+        own, other = np.divmod(np.flatnonzero(lower <= reach[:, None]), len(places))
+        own_places = places[block]
+        distances = _exact_distances(points, own_places[own], places[other])
+        ascending = np.lexsort((distances, own))
+        first = np.searchsorted(own, np.arange(len(block)))
+        nearest[own_places] = distances[ascending][first[:, None] + np.arange(count)]
+    return nearest
+
+
+def _exact_distances(points: FloatArray, first: IndexArray, second: IndexArray) -> FloatArray:
+    """Return the distance of each pair of points, without cancellation."""
+    distances = np.empty(len(first))
+    step = max(1, _DIFFERENCES // points.shape[1])
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        difference = points[first[part]]
+        difference -= points[second[part]]
+        distances[part] = np.einsum("ij,ij->i", difference, difference)
+    return np.sqrt(distances)
+
+
+def _distinct(responses: Array) -> FloatArray:
+    """Return the responses in NumPy, each row once."""
+    wide = as_responses(responses)
+    if array_api_compat.is_torch_array(wide):
+        wide = wide.detach().cpu()
+    points = np.ascontiguousarray(wide, dtype=np.float64) + 0.0  # of -0.0 and 0.0 makes one
+    rows = points.view(np.dtype((np.void, points.itemsize * points.shape[1])))[:, 0]
+    return points[np.sort(np.unique(rows, return_index=True)[1])]
