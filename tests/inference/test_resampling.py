@@ -40,12 +40,12 @@ def test_a_shuffle_is_the_class_means_of_permuted_labels():
 
 
 def test_a_bootstrap_draws_as_many_stimuli_of_each_class_from_that_class():
-    # Base 100 tells how often each stimulus was drawn.
+    # Base 4 tells how often each stimulus was drawn.
     labels = np.array([1, 0, 1, 0, 1])
-    responses = 100.0 ** np.array([0, 1, 2, 3, 4])[:, None]
+    responses = 4.0 ** np.array([0, 1, 2, 3, 4])[:, None]
     means = all_of(resampling.bootstrapped_class_means(responses, labels, resamples=40, seed=1))
     sums = (means[:, :, 0] * [2, 3]).round().astype(int)
-    times = sums[:, :, None] // 100 ** np.arange(5) % 100
+    times = sums[:, :, None] // 4 ** np.arange(5) % 4
     assert (times.sum(2) == [2, 3]).all()
     assert not times[:, 0, labels == 1].any()
     assert not times[:, 1, labels == 0].any()

@@ -9,16 +9,62 @@ from unitprobe.inference.estimates import (
     false_discovery_rate,
     summarize_null,
 )
+from unitprobe.inference.networks import (
+    NetworkEstimate,
+    difference_over_networks,
+    mean_over_networks,
+)
+from unitprobe.inference.nulls import (
+    ClassMeasure,
+    class_measures_bootstrap,
+    class_measures_null,
+)
+from unitprobe.inference.reliability import (
+    SplitHalfReliability,
+    TuningReliability,
+    UnitMeasure,
+    split_half_reliability,
+    tuning_reliability,
+)
 from unitprobe.inference.resampling import bootstrapped_class_means, shuffled_class_means
+from unitprobe.inference.rotation import RotationNull, rotation_null
+from unitprobe.inference.units import (
+    BaselineComparison,
+    UnitEstimate,
+    compare_to_baseline,
+    mean_over_units,
+)
+from unitprobe.inference.verdicts import Direction, Prediction, Verdict, verdict
 
 __all__ = [
+    "BaselineComparison",
+    "ClassMeasure",
+    "Direction",
     "IntervalMethod",
+    "NetworkEstimate",
     "NullSummary",
+    "Prediction",
+    "RotationNull",
+    "SplitHalfReliability",
+    "TuningReliability",
+    "UnitEstimate",
+    "UnitMeasure",
+    "Verdict",
     "bootstrap_interval",
     "bootstrapped_class_means",
+    "class_measures_bootstrap",
+    "class_measures_null",
     "class_selectivity_bootstrap",
     "class_selectivity_null",
+    "compare_to_baseline",
+    "difference_over_networks",
     "false_discovery_rate",
+    "mean_over_networks",
+    "mean_over_units",
+    "rotation_null",
     "shuffled_class_means",
+    "split_half_reliability",
     "summarize_null",
+    "tuning_reliability",
+    "verdict",
 ]

@@ -7,23 +7,25 @@ nothing without the null it would have if labels did not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.inference.resampling import (
-    FloatArray,
-    bootstrapped_class_means,
-    shuffled_class_means,
-)
-from unitprobe.metrics import Weighting, class_counts, selectivity_index
+from unitprobe.errors import OptionError, ResponseError
+from unitprobe.inference.class_sums import FloatArray
+from unitprobe.inference.nulls import ClassMeasure, class_measures_bootstrap, class_measures_null
+from unitprobe.metrics import Weighting
 
 #: How `bootstrap_interval` turns resampled values into an interval.
 IntervalMethod = Literal["envelope", "percentile", "basic", "bias_corrected"]
+
+# The sums of a null are rounded to single precision, those of the observed value are not.
+_TIE = 1e-5
+_ROUNDING = 1e-6
+# A measure of a constant unit is 0 but for rounding.
+_ZERO = 1e-9
 
 
 def class_selectivity_null(
@@ -65,8 +67,10 @@ def class_selectivity_null(
     >>> null.shape, round(float(null.mean()), 1)
     ((20, 50), 0.1)
     """
-    blocks = shuffled_class_means(responses, labels, resamples=resamples, seed=seed)
-    return _selectivity_of_blocks(blocks, labels, weighting)
+    name = _measure_of(weighting)
+    return class_measures_null(responses, labels, names=[name], resamples=resamples, seed=seed)[
+        name
+    ]
 
 
 def class_selectivity_bootstrap(
@@ -108,8 +112,11 @@ def class_selectivity_bootstrap(
     array([[ 1.,  1., nan, nan],
            [ 1.,  1., nan, nan]])
     """
-    blocks = bootstrapped_class_means(responses, labels, resamples=resamples, seed=seed)
-    return _selectivity_of_blocks(blocks, labels, weighting)
+    name = _measure_of(weighting)
+    measured = class_measures_bootstrap(
+        responses, labels, names=[name], resamples=resamples, seed=seed
+    )
+    return measured[name]
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,10 @@ def summarize_null(observed: ArrayLike, null: ArrayLike) -> NullSummary:
     be zero" (2010). `corrected` removes the noise floor of a unit that is not selective; the
     stronger the selectivity, the smaller its true bias, so it is no unbiased estimate there.
 
+    What lies within 1e-5 of the observed value and of the standard deviation counts as a tie,
+    because the sums behind a null are in single precision. This makes p larger, by less than 1e-5
+    for each standard deviation that the value is from 0.
+
     Examples
     --------
     >>> summary = summarize_null([0.75, 0.25], [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5]])
@@ -171,22 +182,24 @@ def summarize_null(observed: ArrayLike, null: ArrayLike) -> NullSummary:
     """
     values, draws = _observed_and_draws(observed, null, "null")
     resamples = draws.shape[0]
-    mean = draws.mean(axis=0)
-    # One resample has no standard deviation.
-    std = draws.std(axis=0, ddof=1) if resamples > 1 else np.full(values.shape, np.nan)
-    corrected = values - mean
-    varies = std > 0
+    with np.errstate(invalid="ignore"):  # infinite values, such as a d-prime, have no z
+        mean = draws.mean(axis=0)
+        # One resample has no standard deviation.
+        std = draws.std(axis=0, ddof=1) if resamples > 1 else np.full(values.shape, np.nan)
+        corrected = values - mean
+    varies = std > _ROUNDING * np.abs(mean)
     z = np.where(varies, corrected / np.where(varies, std, 1.0), np.nan)
     # A shuffle that ties with the true labels adds the same numbers in another order.
-    reached = draws >= values - 1e-12 * np.abs(values)
+    scale = np.where(np.isfinite(values), np.abs(values), 0.0) + np.where(varies, std, 0.0)
+    reached = draws >= values - _TIE * scale - _ZERO
     p = (1.0 + np.sum(reached, axis=0)) / (1.0 + resamples)
-    undefined = np.isnan(corrected)
+    undefined = np.isnan(values) | np.isnan(draws).any(axis=0)
     return NullSummary(
         mean=np.where(undefined, np.nan, mean),
         std=np.where(undefined, np.nan, std),
         z=np.where(undefined, np.nan, z),
         p=np.where(undefined, np.nan, p),
-        corrected=corrected,
+        corrected=np.where(undefined, np.nan, corrected),
     )
 
 
@@ -196,6 +209,7 @@ def bootstrap_interval(
     level: float = 0.95,
     method: IntervalMethod = "envelope",
     null: ArrayLike | None = None,
+    no_effect: float = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
     """Confidence interval of each unit from bootstrapped values.
 
@@ -211,9 +225,11 @@ def bootstrap_interval(
     method : {"envelope", "percentile", "basic", "bias_corrected"}
         See Notes. "envelope" is the one to use for class-based measures.
     null : array, optional
-        (resample, unit), the measure on shuffled labels. Given it, the interval reaches down to 0
-        where the observed value is not beyond the null at (1 - `level`)/2, one-sided. Give it
-        for every measure that is 0 when classes do not matter and that noise makes positive.
+        (resample, unit), the measure on shuffled labels. Given it, the interval reaches to
+        `no_effect` where the observed value is not beyond the null at (1 - `level`)/2,
+        one-sided. Give it for every measure that noise alone raises.
+    no_effect : float
+        The measure without noise if classes do not matter: 0, but 0.5 for ``roc_auc``.
 
     Returns
     -------
@@ -286,8 +302,8 @@ def bootstrap_interval(
             low, high = np.minimum(low, basic_low), np.maximum(high, basic_high)
     if null is not None:
         p = summarize_null(values, null).p
-        low = np.where(p > tail, np.minimum(low, 0.0), low)
-        high = np.where(p > tail, np.maximum(high, 0.0), high)
+        low = np.where(p > tail, np.minimum(low, no_effect), low)
+        high = np.where(p > tail, np.maximum(high, no_effect), high)
     undefined = np.isnan(values)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
@@ -335,13 +351,10 @@ def false_discovery_rate(p: ArrayLike) -> FloatArray:
     return q
 
 
-def _selectivity_of_blocks(
-    blocks: Iterator[FloatArray], labels: ArrayLike, weighting: Weighting
-) -> FloatArray:
-    counts = class_counts(labels)
-    if np.count_nonzero(counts) < 2:
-        raise LabelError("selectivity needs stimuli of at least two classes, the labels hold one")
-    return np.concatenate([selectivity_index(b, counts, weighting=weighting) for b in blocks])
+def _measure_of(weighting: Weighting) -> ClassMeasure:
+    if weighting not in get_args(Weighting):
+        raise OptionError(f"weighting={weighting!r} is not known; choose 'class' or 'stimulus'")
+    return "class_selectivity" if weighting == "class" else "ccmas"
 
 
 def _observed_and_draws(

@@ -1,26 +1,31 @@
 """Class means under resampling: labels shuffled, or stimuli redrawn.
 
-Both lay the stimuli out by class anew and take the same sums, in blocks, as one sparse product.
+Both lay the stimuli out by class anew and take the same sums, in blocks.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import scipy.sparse
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from unitprobe.errors import OptionError
+from unitprobe.inference.class_sums import (
+    ClassDraws,
+    FloatArray,
+    IntArray,
+    ResponseTiles,
+    prepare_draws,
+)
 from unitprobe.metrics import class_counts
 from unitprobe.metrics._arrays import as_labels, as_responses
 
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
-
-#: The most that one block of resampled class means, or of the draws behind it, may occupy.
-BLOCK_BYTES = 64 * 2**20
+#: The most that one block of resampled class means, or of the draws behind it, may occupy, unless
+#: one resample alone exceeds it.
+BLOCK_BYTES = 16 * 2**20
 
 
 def shuffled_class_means(
@@ -47,7 +52,7 @@ def shuffled_class_means(
     class_count : int, optional
         The number of classes C. Without it, the highest label and one.
     block_size : int, optional
-        Resamples in one block. Without it, as many as 64 MiB hold.
+        Resamples in one block. Without it, as many as 16 MiB hold.
 
     Yields
     ------
@@ -77,7 +82,7 @@ def shuffled_class_means(
     [(5, 3, 2)]
     """
     return _resampled_class_means(
-        _shuffle, responses, labels, resamples, seed, class_count, block_size
+        shuffle, responses, labels, resamples, seed, class_count, block_size
     )
 
 
@@ -121,7 +126,7 @@ def bootstrapped_class_means(
     array([[10., 11.], [10., 11.], [10., 11.], [10., 11.], [10., 11.]])
     """
     return _resampled_class_means(
-        _redraw, responses, labels, resamples, seed, class_count, block_size
+        redraw, responses, labels, resamples, seed, class_count, block_size
     )
 
 
@@ -129,15 +134,28 @@ def bootstrapped_class_means(
 Draw: TypeAlias = Callable[[np.random.Generator, IntArray, IntArray], IntArray]
 
 
-def _shuffle(rng: np.random.Generator, by_class: IntArray, counts: IntArray) -> IntArray:
+def shuffle(rng: np.random.Generator, by_class: IntArray, counts: IntArray) -> IntArray:
     """Draw the stimuli without replacement, across classes."""
     return rng.permutation(by_class)
 
 
-def _redraw(rng: np.random.Generator, by_class: IntArray, counts: IntArray) -> IntArray:
+def redraw(rng: np.random.Generator, by_class: IntArray, counts: IntArray) -> IntArray:
     """Draw the stimuli with replacement, each class from its own."""
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     return by_class[starts + rng.integers(np.repeat(counts, counts))]
+
+
+def draw_layouts(
+    draw: Draw, labels: IntArray, counts: IntArray, resamples: int, seed: int
+) -> Iterator[IntArray]:
+    """Yield the stimuli (stimulus,) laid out by class, once for each resample.
+
+    Whoever sums elsewhere, such as batch by batch, has the same resamples for the same seed.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield draw(rng, by_class, counts)
 
 
 def _resampled_class_means(
@@ -149,40 +167,53 @@ def _resampled_class_means(
     class_count: int | None,
     block_size: int | None,
 ) -> Iterator[FloatArray]:
-    values: FloatArray = as_responses(np.asarray(responses))
-    classes: IntArray = as_labels(np.asarray(labels), class_count, values)
-    counts = class_counts(classes, class_count).astype(np.int64)
-    if resamples < 1:
-        raise OptionError(f"resamples={resamples} must be at least 1")
+    values, classes, counts = as_labelled_counts(responses, labels, class_count)
+    check_resamples(resamples)
     if block_size is None:
         block_size = max(1, BLOCK_BYTES // (8 * max(counts.size * values.shape[1], classes.size)))
     if block_size < 1:
         raise OptionError(f"block_size={block_size} must be at least 1")
-    return _blocks(draw, values, classes, counts, resamples, seed, block_size)
+    layouts = draw_layouts(draw, classes, counts, resamples, seed)
+    return _blocks(values, counts, layouts, block_size)
+
+
+def as_labelled_counts(
+    responses: ArrayLike, labels: ArrayLike, class_count: int | None = None
+) -> tuple[FloatArray, IntArray, IntArray]:
+    """Return responses in float64, the labels that fit them, and the stimuli of each class.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+    LabelError
+        The labels are no integers 0..C-1, one for each stimulus.
+    """
+    values: FloatArray = as_responses(np.asarray(responses))
+    classes: IntArray = as_labels(np.asarray(labels), class_count, values)
+    return values, classes, class_counts(classes, class_count).astype(np.int64)
+
+
+def check_resamples(resamples: int) -> None:
+    """Refuse fewer than one resample."""
+    if resamples < 1:
+        raise OptionError(f"resamples={resamples} must be at least 1")
+
+
+def draws_in_blocks(
+    layouts: Iterator[IntArray], counts: IntArray, block_size: int
+) -> Iterator[ClassDraws]:
+    """Yield the resamples, some at a time, ready for sums."""
+    while block := list(itertools.islice(layouts, block_size)):
+        yield prepare_draws(np.stack(block), counts)
 
 
 def _blocks(
-    draw: Draw,
-    responses: FloatArray,
-    labels: IntArray,
-    counts: IntArray,
-    resamples: int,
-    seed: int,
-    block_size: int,
+    responses: FloatArray, counts: IntArray, layouts: Iterator[IntArray], block_size: int
 ) -> Iterator[FloatArray]:
-    stimuli, units = responses.shape
-    by_class = np.argsort(labels, kind="stable")
-    rng = np.random.default_rng(seed)
-    divisor = np.where(counts > 0, counts, np.nan)[:, None]
-    for first in range(0, resamples, block_size):
-        size = min(block_size, resamples - first)
-        drawn = np.stack([draw(rng, by_class, counts) for _ in range(size)])
-        # Every class of every resample is one row of a sparse matrix with a 1 for each stimulus
-        # drawn for it, so that one product sums the whole block.
-        row_ends = np.cumsum(np.tile(counts, size))
-        membership: Any = scipy.sparse.csr_array(
-            (np.ones(drawn.size), drawn.ravel(), np.concatenate([[0], row_ends])),
-            shape=(size * counts.size, stimuli),
-        )
-        sums: FloatArray = membership @ responses
-        yield sums.reshape(size, counts.size, units) / divisor
+    tiles = ResponseTiles(responses)
+    for draws in draws_in_blocks(layouts, counts, block_size):
+        means = np.empty((draws.resamples, counts.size, tiles.units))
+        for units, some in tiles.class_means_by_tile(draws):
+            means[:, :, units] = some
+        yield means

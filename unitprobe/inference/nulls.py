@@ -1,0 +1,325 @@
+"""Null and bootstrap of every measure by class, all of them from the same resamples.
+
+What a measure needs of the responses is made once: they themselves, their squares, their ranks or
+their bins. Measures that are functions of class means, class variances or mean ranks then cost
+a sum for each resample; the others are computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from unitprobe import metrics
+from unitprobe.errors import LabelError, OptionError
+from unitprobe.inference.class_sums import FloatArray, IntArray, ResponseTiles
+from unitprobe.inference.resampling import (
+    BLOCK_BYTES,
+    as_labelled_counts,
+    check_resamples,
+    draw_layouts,
+    draws_in_blocks,
+    redraw,
+    shuffle,
+)
+
+#: Every measure by class: the function of this name in `unitprobe.metrics`, with its defaults.
+ClassMeasure = Literal[
+    "anova_f",
+    "average_precision",
+    "ccmas",
+    "class_correlation",
+    "class_selectivity",
+    "d_prime",
+    "eta_squared",
+    "localist_selectivity",
+    "max_f1",
+    "max_informedness",
+    "mutual_information",
+    "precision_at_k",
+    "recall_at_precision",
+    "roc_auc",
+    "top_class_selectivity",
+]
+
+_OF_MEANS: dict[str, Callable[[FloatArray, IntArray], FloatArray]] = {
+    "class_selectivity": lambda means, counts: metrics.selectivity_index(means, counts),
+    "ccmas": lambda means, counts: metrics.selectivity_index(means, counts, weighting="stimulus"),
+}
+_OF_MOMENTS: dict[str, Callable[[IntArray, FloatArray, FloatArray], FloatArray]] = {
+    "anova_f": lambda *moments: _anova_f(*moments),
+    "class_correlation": lambda *moments: metrics.best_over_classes(
+        metrics.class_correlation_from_moments(*moments)
+    ),
+    "d_prime": lambda *moments: _d_prime(*moments),
+    "eta_squared": metrics.eta_squared_from_moments,
+}
+# A share of the variance that sums in single precision cannot tell from 0.
+_NEGLIGIBLE_SHARE = 1e-6
+
+
+def class_measures_null(
+    responses: ArrayLike,
+    labels: ArrayLike,
+    *,
+    names: Sequence[ClassMeasure],
+    resamples: int,
+    seed: int,
+) -> dict[str, FloatArray]:
+    """Several measures of each unit after the labels were shuffled, all with the same shuffles.
+
+    Parameters
+    ----------
+    responses : array
+        (stimulus, unit), real and finite.
+    labels : array
+        (stimulus,), the class of each stimulus, integers 0..C-1, of at least two classes.
+    names : sequence of str
+        The measures, of `ClassMeasure`.
+    resamples : int
+        How many times the labels are shuffled, at least 1.
+    seed : int
+        The same seed gives the same shuffles, whatever the measures and the units.
+
+    Returns
+    -------
+    dict of str to array
+        (resample, unit) for each name, in the range of the measure; NaN where it has no value.
+        `summarize_null` makes p-values of it.
+
+    Raises
+    ------
+    ResponseError
+        The responses are no (stimulus, unit) matrix of finite numbers.
+    LabelError
+        The labels are no integers 0..C-1, one for each stimulus, or hold fewer than two classes.
+    OptionError
+        A name is not known, or the number of resamples is below 1; or as the measure itself, for
+        example ``precision_at_k`` of fewer than 60 stimuli.
+
+    Notes
+    -----
+    Every null is one-sided upwards: a large value is a selective one. All of these are a best of
+    classes, or positive, and so are larger than their nominal "no effect" for pure noise;
+    the null knows by how much.
+
+    The measures of means and moments take a sum over all responses for each shuffle, in single
+    precision to about 1e-7 of a unit's range: where a d_prime exceeds 1,000 or eta_squared comes
+    within 1e-6 of 1, the variance that is left cannot be told from 0, and d_prime and anova_f are
+    infinite. The other measures are computed anew. Measured time of one shuffle of 10,000 stimuli x
+    256 units x 10 classes, on one core: 0.5 ms for class_selectivity, ccmas and roc_auc, 1 ms for
+    d_prime, class_correlation, anova_f and eta_squared, 16 ms for mutual_information, and 17 to
+    32 ms for each other measure. Up to 40 bytes for each response are held beside the result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise = np.random.default_rng(0).normal(size=(1000, 50))
+    >>> labels = np.arange(1000) % 10
+    >>> null = class_measures_null(
+    ...     noise, labels, names=["roc_auc", "d_prime"], resamples=20, seed=0
+    ... )
+    >>> {name: round(float(values.mean()), 2) for name, values in null.items()}
+    {'roc_auc': 0.55, 'd_prime': 0.17}
+    """
+    values, classes, counts = _check(responses, labels, names, resamples)
+    results = _empty(names, resamples, values.shape[1])
+
+    def layouts() -> Iterator[IntArray]:
+        return draw_layouts(shuffle, classes, counts, resamples, seed)
+
+    # The shuffles are about the mean of all stimuli, and so are the squares.
+    centre = np.broadcast_to(values.mean(axis=0), (counts.size, values.shape[1]))
+    _fill_from_means(results, values, classes, counts, layouts(), centre)
+    if "roc_auc" in results:
+        ranks = metrics.rank_responses(values).mid_ranks
+        for rows, units, (mean_ranks,) in _resampled_means([ranks], counts, layouts()):
+            by_class = metrics.roc_auc_from_mean_ranks(mean_ranks, counts)
+            results["roc_auc"][rows, units] = metrics.best_over_classes(by_class)
+    ranking = _of_ranking(names, without={"roc_auc"})
+    if ranking or "mutual_information" in results:
+        ranked = metrics.rank_responses(values) if ranking else None
+        binned = metrics.bin_responses(values) if "mutual_information" in results else None
+        for row, layout in enumerate(layouts()):
+            shuffled = np.empty_like(classes)
+            shuffled[layout] = np.repeat(np.arange(counts.size), counts)
+            if ranked is not None:
+                for name, by_class in metrics.ranking_measures(ranked, shuffled, ranking).items():
+                    results[name][row] = metrics.best_over_classes(by_class)
+            if binned is not None:
+                results["mutual_information"][row] = metrics.mutual_information_from_bins(
+                    binned, shuffled
+                )
+    return results
+
+
+def class_measures_bootstrap(
+    responses: ArrayLike,
+    labels: ArrayLike,
+    *,
+    names: Sequence[ClassMeasure],
+    resamples: int,
+    seed: int,
+) -> dict[str, FloatArray]:
+    """Several measures of each unit on stimuli drawn with replacement within each class.
+
+    Parameters
+    ----------
+    responses, labels, names, resamples, seed
+        As `class_measures_null`.
+
+    Returns
+    -------
+    dict of str to array
+        (resample, unit) for each name, in the range of the measure; NaN where it has no value for
+        the stimuli drawn. `bootstrap_interval` makes intervals of it.
+
+    Raises
+    ------
+    ResponseError, LabelError, OptionError
+        As `class_measures_null`.
+
+    Notes
+    -----
+    The measures of ranking, roc_auc among them, and mutual_information rank the redrawn stimuli
+    anew: 0.2 s for each resample of 10,000 stimuli x 256 units x 10 classes, on one core, where a
+    resample of the others takes 1 ms. A stimulus that was drawn twice ties with itself, as
+    `unitprobe.metrics` ranks ties.
+
+    In the world of the bootstrap the stimuli at hand are the truth, and the information in them is
+    that without correction. So mutual_information is lowered by the correction of the stimuli at
+    hand, which puts the resampled values about the observed one; what is returned may be below 0.
+
+    Measured share of 95% intervals that hold the true value, by `bootstrap_interval` with its
+    default method and the null, with 30 and with 100 stimuli for each of 10 classes, of which one
+    is shifted by so many standard deviations (200 rectified Gaussian units, 200 resamples; 100 each
+    for mutual_information)::
+
+        shift                 0           0.2         0.5         1           2
+        class_selectivity     1.00 0.98   0.97 0.95   0.98 0.94   0.92 0.96   0.96 0.98
+        roc_auc               0.98 0.98   0.98 0.96   0.98 0.93   0.96 0.96   0.92 0.94
+        d_prime               1.00 0.99   0.99 0.97   0.98 0.96   0.96 0.95   0.98 0.97
+        mutual_information    1.00 1.00   1.00 1.00   1.00 1.00   0.99 1.00   0.95 0.99
+        eta_squared           1.00 1.00   1.00 1.00   1.00 1.00   0.98 0.97   0.95 0.98
+
+    Without selectivity, the percentile interval of these measures, mutual_information apart, held
+    the true value in none of 200 units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses, labels = np.eye(4)[[0, 0, 1, 1]], np.array([0, 0, 1, 1])
+    >>> class_measures_bootstrap(responses, labels, names=["roc_auc"], resamples=2, seed=0)
+    {'roc_auc': array([[1. , 1. , 0.5, 0.5],
+           [1. , 1. , 0.5, 0.5]])}
+    """
+    values, classes, counts = _check(responses, labels, names, resamples)
+    results = _empty(names, resamples, values.shape[1])
+
+    def layouts() -> Iterator[IntArray]:
+        return draw_layouts(redraw, classes, counts, resamples, seed)
+
+    # A class that hardly varies has squares about its own mean that are not lost to rounding.
+    centre = metrics.class_means(values, classes, counts.size)
+    _fill_from_means(results, values, classes, counts, layouts(), centre)
+    ranking = _of_ranking(names)
+    if "mutual_information" in results:
+        bits = [metrics.mutual_information(values, classes, corrected=c) for c in (False, True)]
+        correction = bits[0] - bits[1]
+    if ranking or "mutual_information" in results:
+        redrawn_labels = np.repeat(np.arange(counts.size), counts)
+        for row, layout in enumerate(layouts()):
+            redrawn = values[layout]
+            if ranking:
+                ranked = metrics.rank_responses(redrawn)
+                measured = metrics.ranking_measures(ranked, redrawn_labels, ranking)
+                for name, by_class in measured.items():
+                    results[name][row] = metrics.best_over_classes(by_class)
+            if "mutual_information" in results:
+                redrawn_bits = metrics.mutual_information(redrawn, redrawn_labels)
+                results["mutual_information"][row] = redrawn_bits - correction
+    return results
+
+
+def _check(
+    responses: ArrayLike, labels: ArrayLike, names: Sequence[str], resamples: int
+) -> tuple[FloatArray, IntArray, IntArray]:
+    for name in names:
+        if name not in get_args(ClassMeasure):
+            known = ", ".join(get_args(ClassMeasure))
+            raise OptionError(f"measure {name!r} is not known; choose of {known}")
+    values, classes, counts = as_labelled_counts(responses, labels)
+    check_resamples(resamples)
+    if np.count_nonzero(counts) < 2:
+        raise LabelError(
+            f"{', '.join(names)}: stimuli of at least two classes are needed, the labels hold one"
+        )
+    return values, classes, counts
+
+
+def _empty(names: Sequence[str], resamples: int, units: int) -> dict[str, FloatArray]:
+    return {name: np.empty((resamples, units)) for name in names}
+
+
+def _of_ranking(
+    names: Sequence[str], without: Collection[str] = ()
+) -> list[metrics.RankingMeasure]:
+    known = get_args(metrics.RankingMeasure)
+    return [name for name in known if name in names and name not in without]
+
+
+def _fill_from_means(
+    results: dict[str, FloatArray],
+    values: FloatArray,
+    classes: IntArray,
+    counts: IntArray,
+    layouts: Iterator[IntArray],
+    centre: FloatArray,
+) -> None:
+    """Fill in the measures of class means and of moments; `centre` is (class_name, unit)."""
+    of_means = [name for name in _OF_MEANS if name in results]
+    of_moments = [name for name in _OF_MOMENTS if name in results]
+    needed = [values] if of_means else []
+    if of_moments:
+        deviations = values - centre[classes]
+        needed += [deviations, deviations**2]
+    if not needed:
+        return
+    for rows, units, means in _resampled_means(needed, counts, layouts):
+        for name in of_means:
+            results[name][rows, units] = _OF_MEANS[name](means[0], counts)
+        if of_moments:
+            shifts, squares = means[-2:]
+            variances = np.maximum(squares - shifts**2, 0.0)
+            for name in of_moments:
+                moments = (counts, shifts + centre[:, units], variances)
+                results[name][rows, units] = _OF_MOMENTS[name](*moments)
+
+
+def _d_prime(counts: IntArray, means: FloatArray, variances: FloatArray) -> FloatArray:
+    d = metrics.best_over_classes(metrics.d_prime_from_moments(counts, means, variances))
+    return np.where(d > _NEGLIGIBLE_SHARE**-0.5, np.inf, d)
+
+
+def _anova_f(counts: IntArray, means: FloatArray, variances: FloatArray) -> FloatArray:
+    f = metrics.anova_f_from_moments(counts, means, variances)
+    explained = metrics.eta_squared_from_moments(counts, means, variances)
+    return np.where(explained > 1 - _NEGLIGIBLE_SHARE, np.inf, f)
+
+
+def _resampled_means(
+    matrices: Sequence[FloatArray], counts: IntArray, layouts: Iterator[IntArray]
+) -> Iterator[tuple[slice, slice, list[FloatArray]]]:
+    """Yield resamples, units, and the (resample, class_name, unit) means of each matrix."""
+    stimuli = matrices[0].shape[0]
+    tiles = [ResponseTiles(matrix) for matrix in matrices]
+    block_size = max(1, BLOCK_BYTES // (8 * max(stimuli, 64 * counts.size)))
+    start = 0
+    for draws in draws_in_blocks(layouts, counts, block_size):
+        rows = slice(start, start + draws.resamples)
+        start = rows.stop
+        for parts in zip(*(tile.class_means_by_tile(draws) for tile in tiles), strict=True):
+            yield rows, parts[0][0], [means for _, means in parts]
