@@ -10,6 +10,7 @@ import xarray as xr
 from conftest import make_stimuli
 
 import unitprobe as up
+from unitprobe import metrics as m
 from unitprobe.errors import LabelError, OptionError, ResponseError, StoreError, UnitprobeWarning
 
 
@@ -156,14 +157,78 @@ def signed_recording():
     return recording(responses, np.arange(60) % 3, layer="gelu")
 
 
-def test_negative_responses_are_never_passed_over():
+def test_negative_responses_are_refused_where_a_measure_is_made_for_none():
+    with pytest.raises(ResponseError, match=r"layer 'gelu', class_selectivity: 1\d\d of 300"):
+        up.analyze(signed_recording())
     with pytest.warns(UnitprobeWarning, match=r"1 of 1 layers have negative .*'gelu' \(1\d\d\)"):
-        result = up.analyze(signed_recording())
+        result = up.analyze(signed_recording(), signed="allow")
     assert result["gelu"].attrs["negative_responses"] > 0
-    with pytest.raises(ResponseError, match=r"layer 'gelu'.*negative"):
-        up.analyze(signed_recording(), signed="refuse")
     rectified = up.analyze(signed_recording(), signed="rectify")["gelu"]["class_selectivity"]
     assert 0 <= float(rectified.min()) <= float(rectified.max()) <= 1
+
+
+MEASURES_OF_CLASS = {
+    "class_selectivity": m.class_selectivity,
+    "ccmas": m.ccmas,
+    "localist_selectivity": m.localist_selectivity,
+    "top_class_selectivity": m.top_class_selectivity,
+    "precision_at_k": m.precision_at_k,
+    "max_informedness": m.max_informedness,
+    "max_informedness_threshold": m.max_informedness_threshold,
+    "roc_auc": m.roc_auc,
+    "average_precision": m.average_precision,
+    "recall_at_precision": m.recall_at_precision,
+    "max_f1": m.max_f1,
+    "class_correlation": m.class_correlation,
+    "d_prime": m.d_prime,
+    "mutual_information": m.mutual_information,
+    "anova_f": m.anova_f,
+    "eta_squared": m.eta_squared,
+}
+
+
+@pytest.mark.parametrize("name", MEASURES_OF_CLASS)
+def test_every_measure_by_class_is_the_function_of_its_name(tree, analysis, name):
+    for layer in tree.children:
+        expected = MEASURES_OF_CLASS[name](tree[layer]["response"].values, tree["label"].values)
+        np.testing.assert_allclose(analysis[layer][name], expected, rtol=1e-9, err_msg=layer)
+
+
+def test_the_class_that_has_the_value_stands_beside_it(tree, analysis):
+    responses, labels = tree["relu"]["response"].values, tree["label"].values
+    expected = m.best_class(m.d_prime_by_class(responses, labels))
+    np.testing.assert_array_equal(analysis["relu"]["d_prime_class"], expected)
+    assert "roc_auc_class" in analysis["relu"]
+
+
+def test_measures_that_are_named_get_a_null_and_an_interval_whatever_they_cost(tree):
+    names = ["max_f1", "roc_auc", "mutual_information", "class_selectivity"]
+    node = up.analyze(tree, metrics=names, null=30, bootstrap=30)["relu"]
+    for name in names:
+        observed, p = node[name].values, node[f"{name}_p"].values
+        known = ~np.isnan(observed)
+        assert ((p[known] >= 1 / 31) & (p[known] <= 1)).all()
+        np.testing.assert_allclose(
+            node[f"{name}_corrected"], observed - node[f"{name}_null_mean"].values
+        )
+        assert (node[f"{name}_q"].values[known] >= p[known]).all()
+    for name in names[1:]:
+        low, high = node[f"{name}_low"].values, node[f"{name}_high"].values
+        known = ~np.isnan(low)
+        assert (low[known] <= node[name].values[known] + 1e-9).all()
+        assert (high[known] >= node[name].values[known] - 1e-9).all()
+    assert "max_f1_low" not in node
+
+
+def test_few_stimuli_leave_out_by_default_what_needs_more():
+    random = np.random.default_rng(0)
+    few = recording(random.random((20, 4)), np.arange(20) % 2)
+    node = up.analyze(few)["relu"]
+    assert "precision_at_k" not in node
+    assert "mle_dimension" not in node
+    assert "d_prime" in node
+    with pytest.raises(OptionError, match="k=60"):
+        up.analyze(few, metrics=["precision_at_k"])
 
 
 def test_measures_of_signed_responses_need_no_warning():

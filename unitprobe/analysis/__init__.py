@@ -1,0 +1,32 @@
+"""From a recording to a table: every statistic of every unit, labelled."""
+
+from unitprobe.analysis.analyze import analyze, read_responses
+from unitprobe.analysis.catalogue import (
+    CLASS_MEASURES,
+    LAYER_METRICS,
+    METRICS,
+    NON_NEGATIVE,
+    UNIT_METRICS,
+)
+from unitprobe.analysis.tables import (
+    add_false_discovery_rates,
+    layer_table,
+    summarize_layers,
+    unit_table,
+    warn_if_signed,
+)
+
+__all__ = [
+    "CLASS_MEASURES",
+    "LAYER_METRICS",
+    "METRICS",
+    "NON_NEGATIVE",
+    "UNIT_METRICS",
+    "add_false_discovery_rates",
+    "analyze",
+    "layer_table",
+    "read_responses",
+    "summarize_layers",
+    "unit_table",
+    "warn_if_signed",
+]

@@ -1,0 +1,185 @@
+"""The statistics of one layer, with everything that several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from unitprobe import inference
+from unitprobe import metrics as m
+from unitprobe.analysis.catalogue import (
+    BY_CLASS,
+    DISTANCE_METRICS,
+    LAYER_METRICS,
+    NO_EFFECT,
+    NON_NEGATIVE,
+    RANKING_MEASURES,
+    TUNING,
+    UNIT_METRICS,
+    FloatArray,
+    Labels,
+    Responses,
+)
+from unitprobe.errors import ResponseError
+from unitprobe.inference import ClassMeasure
+
+# Of whom the resampled values are computed: `class_measures_null` or `class_measures_bootstrap`.
+_Resampling = Callable[..., dict[str, FloatArray]]
+
+
+class MeasuredLayer:
+    """The responses of one layer, measured.
+
+    Parameters
+    ----------
+    responses : array
+        (stimulus, unit).
+    labels : array
+        (stimulus,).
+    classes : int
+        The number of classes.
+    signed : str
+        What is done about negative responses; see `analyze`.
+    layer : str
+        The name of the layer, for errors.
+    """
+
+    def __init__(
+        self,
+        responses: Responses,
+        labels: Labels,
+        classes: int,
+        signed: m.SignPolicy,
+        layer: str,
+    ) -> None:
+        self._raw = responses
+        self._labels = labels
+        self._classes = classes
+        self._signed = signed
+        self._layer = layer
+        self._rectified: Responses | None = None
+
+    def dataset(self, names: Sequence[str]) -> xr.Dataset:
+        """Return the statistics asked for.
+
+        Raises
+        ------
+        ResponseError
+            Responses are negative, are refused, and one of the statistics is made for none.
+        """
+        spectrum = (
+            m.covariance_spectrum(self._raw)
+            if any(name in LAYER_METRICS for name in names)
+            else None
+        )
+        ranking = self._ranking(names)
+        dataset = xr.Dataset()
+        for name in names:
+            responses = self._responses_for(name)
+            if name in ranking:
+                self._add_best(dataset, name, ranking[name])
+            elif name in BY_CLASS:
+                self._add_best(dataset, name, BY_CLASS[name](responses, self._labels))
+            elif name in UNIT_METRICS:
+                dataset[name] = ("unit", UNIT_METRICS[name](responses, self._labels))
+            elif name in TUNING:
+                curves = TUNING[name](responses, self._labels, self._classes)
+                dataset[name] = (("unit", "class_name"), curves.T)
+            elif name == "population_sparseness":
+                dataset[name] = ("stimulus", m.population_sparseness(responses))
+            elif name in DISTANCE_METRICS:
+                dataset[name] = ((), DISTANCE_METRICS[name](responses))
+            else:
+                assert spectrum is not None
+                value = float(LAYER_METRICS[name](spectrum))
+                dataset[name] = ((), value)
+                if name.startswith("components"):
+                    dataset[f"{name}_share"] = ((), value / min(responses.shape))
+        if "max_informedness" in ranking:
+            best = np.maximum(m.best_class(ranking["max_informedness"]), 0)
+            thresholds = ranking["max_informedness_threshold"][best, np.arange(best.size)]
+            dataset["max_informedness_threshold"] = ("unit", thresholds)
+        return dataset
+
+    def null(
+        self, dataset: xr.Dataset, names: Sequence[ClassMeasure], resamples: int, seed: int
+    ) -> dict[str, FloatArray]:
+        """Add to `dataset` what label shuffles say of each measure, and return them, by measure."""
+        shuffled = self._resample(inference.class_measures_null, names, resamples, seed)
+        for name in names:
+            summary = inference.summarize_null(dataset[name].values, shuffled[name])
+            dataset[f"{name}_null_mean"] = ("unit", summary.mean)
+            dataset[f"{name}_z"] = ("unit", summary.z)
+            dataset[f"{name}_p"] = ("unit", summary.p)
+            dataset[f"{name}_corrected"] = ("unit", summary.corrected)
+        return shuffled
+
+    def intervals(
+        self,
+        dataset: xr.Dataset,
+        names: Sequence[ClassMeasure],
+        resamples: int,
+        seed: int,
+        shuffled: dict[str, FloatArray],
+    ) -> None:
+        """Add to `dataset` the 95% interval of each measure.
+
+        Redrawing stimuli never reaches what a unit without selectivity has, so an interval needs
+        label shuffles too; `shuffled` holds those that are there already.
+        """
+        missing = [name for name in names if name not in shuffled]
+        nulls = shuffled | self._resample(inference.class_measures_null, missing, resamples, seed)
+        redrawn = self._resample(inference.class_measures_bootstrap, names, resamples, seed)
+        for name in names:
+            low, high = inference.bootstrap_interval(
+                dataset[name].values, redrawn[name], null=nulls[name], no_effect=NO_EFFECT[name]
+            )
+            if name in ("class_selectivity", "ccmas") and not (self._responses_for(name) < 0).any():
+                low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+            dataset[f"{name}_low"] = ("unit", low)
+            dataset[f"{name}_high"] = ("unit", high)
+
+    def _responses_for(self, name: str) -> Responses:
+        if name not in NON_NEGATIVE:
+            return self._raw
+        if self._rectified is None:
+            try:
+                self._rectified = m.apply_sign_policy(self._raw, self._signed)
+            except ResponseError as error:
+                raise ResponseError(f"layer {self._layer!r}, {name}: {error}") from error
+        return self._rectified
+
+    def _ranking(self, names: Sequence[str]) -> dict[str, FloatArray]:
+        """Return the measures that rank the stimuli, (class_name, unit) each, sorted but once."""
+        ranking: list[m.RankingMeasure] = [name for name in RANKING_MEASURES if name in names]
+        if not ranking:
+            return {}
+        if "max_informedness" in ranking:
+            ranking.append("max_informedness_threshold")
+        ranked = m.rank_responses(self._raw)
+        return m.ranking_measures(ranked, self._labels, ranking, self._classes)
+
+    @staticmethod
+    def _add_best(dataset: xr.Dataset, name: str, by_class: npt.NDArray[Any]) -> None:
+        dataset[name] = ("unit", m.best_over_classes(by_class))
+        dataset[f"{name}_class"] = ("unit", m.best_class(by_class))
+
+    def _resample(
+        self, resampling: _Resampling, names: Sequence[ClassMeasure], resamples: int, seed: int
+    ) -> dict[str, FloatArray]:
+        drawn: dict[str, FloatArray] = {}
+        for made_for_none in (True, False):
+            some = [name for name in names if (name in NON_NEGATIVE) is made_for_none]
+            if some:
+                drawn |= resampling(
+                    self._responses_for(some[0]),
+                    self._labels,
+                    names=some,
+                    resamples=resamples,
+                    seed=seed,
+                )
+        return drawn

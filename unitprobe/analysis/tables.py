@@ -1,0 +1,115 @@
+"""The result of an analysis as tables, and what is computed over all layers together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from unitprobe import inference
+from unitprobe.analysis.catalogue import CLASS_MEASURES, NON_NEGATIVE
+from unitprobe.errors import UnitprobeWarning
+
+
+def unit_table(tree: xr.DataTree) -> pd.DataFrame:
+    """Return the per-unit statistics of an analysis or ablation, one row per unit of every layer.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> node = xr.Dataset({"gini": ("unit", np.array([0.5, 0.25]))}, coords={"unit": [0, 1]})
+    >>> unit_table(xr.DataTree.from_dict({"relu": node}))
+      layer  unit  gini
+    0  relu     0  0.50
+    1  relu     1  0.25
+    """
+    tables = []
+    for layer, node in tree.children.items():
+        dataset = node.to_dataset(inherit=False)
+        columns = [name for name, variable in dataset.items() if variable.dims == ("unit",)]
+        table = dataset[columns].to_dataframe().reset_index()
+        table.insert(0, "layer", layer)
+        if "preferred_class" in table and "class_name" in tree.coords:
+            names = np.append(tree.coords["class_name"].to_numpy().astype(object), "")
+            place = table.columns.get_loc("preferred_class")
+            assert isinstance(place, int)
+            table.insert(place + 1, "preferred_class_name", names[table["preferred_class"]])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def layer_table(tree: xr.DataTree) -> pd.DataFrame:
+    """Return the per-layer summary of an analysis, one row per layer.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> layers = xr.Dataset({"gini": ("layer", [0.5])}, coords={"layer": ["relu"]})
+    >>> layer_table(xr.DataTree(layers))
+      layer  gini
+    0  relu   0.5
+    """
+    dataset = tree.to_dataset()
+    columns = [name for name, variable in dataset.items() if variable.dims == ("layer",)]
+    return dataset[columns].to_dataframe().reset_index()
+
+
+def warn_if_signed(negative: Mapping[str, int], signed: str, names: Sequence[str]) -> None:
+    """Warn of negative responses that measures made for none were computed from.
+
+    `negative` holds their number by layer, `names` the statistics.
+    """
+    layers = [layer for layer, count in negative.items() if count]
+    affected = [name for name in names if name in NON_NEGATIVE]
+    if signed != "allow" or not layers or not affected:
+        return
+    warnings.warn(
+        f"{len(layers)} of {len(negative)} layers have negative responses, the first {layers[0]!r} "
+        f"({negative[layers[0]]:,}); {', '.join(affected)} are defined for non-negative ones and "
+        "unbounded here: choose signed='rectify', 'shift' or 'refuse'",
+        UnitprobeWarning,
+        stacklevel=3,
+    )
+
+
+def add_false_discovery_rates(nodes: Mapping[str, xr.Dataset]) -> None:
+    """Add ``_q`` to every measure that has ``_p``: one family of all units of all layers."""
+    ends = np.cumsum([node.sizes["unit"] for node in nodes.values()])
+    for name in CLASS_MEASURES:
+        if not all(f"{name}_p" in node for node in nodes.values()):
+            continue
+        p = np.concatenate([node[f"{name}_p"].values for node in nodes.values()])
+        q = inference.false_discovery_rate(p)
+        for node, part in zip(nodes.values(), np.split(q, ends[:-1]), strict=True):
+            node[f"{name}_q"] = ("unit", part)
+
+
+def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Return the mean over units, or over stimuli, of every statistic, by layer.
+
+    NaN is left out. ``selective_share`` is the share of units whose class selectivity has a q
+    below 0.05.
+    """
+    first = next(iter(nodes.values()))
+    summary = xr.Dataset(coords={"layer": np.asarray(list(nodes), dtype=object)})
+    summary["units"] = ("layer", [node.sizes["unit"] for node in nodes.values()])
+    for name, variable in first.items():
+        is_class = str(name) == "preferred_class" or str(name).endswith("_class")
+        if is_class or variable.dims == ("unit", "class_name"):
+            continue
+        values = [_mean(node[name].values) for node in nodes.values()]
+        summary["dead_share" if name == "dead" else name] = ("layer", np.asarray(values))
+    if "class_selectivity_q" in first:
+        significant = [
+            float((node["class_selectivity_q"] < 0.05).mean()) for node in nodes.values()
+        ]
+        summary["selective_share"] = ("layer", np.asarray(significant))
+    return summary
+
+
+def _mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
