@@ -260,3 +260,28 @@ class TestMistakes:
             2, "ablate", self.MODEL, f"imagefolder:{images}", "--units", "one", "--out", out
         )
         assert "'one'" in line
+
+
+def test_a_network_is_analyzed_without_a_recording_by_one_process_or_two(images, store, tmp_path):
+    options = ["--metrics", "class_selectivity", "--metrics", "kurtosis", "--null", "20"]
+    recorded, direct, shared = (tmp_path / f"{name}.h5" for name in ("store", "one", "two"))
+    network = ["networks:build_tiny", f"imagefolder:{images}"]
+    assert run("analyze", store, *options, "--out", recorded)[0] == 0
+    code, out, _ = run("analyze", *network, *options, "--out", direct)
+    assert code == 0
+    assert "analyzed 2 layers" in out
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "unitprobe", "analyze", *network, *options, "--out", shared]
+    done = subprocess.run(
+        list(map(str, command)), cwd=TESTS, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("analyzed 2 layers") == 1
+    expected = up.open_store(recorded)
+    for path in (direct, shared):
+        found = up.open_store(path)
+        for layer in expected.children:
+            for name in ("class_selectivity", "class_selectivity_null_mean", "kurtosis"):
+                np.testing.assert_allclose(
+                    found[layer][name], expected[layer][name], atol=1e-5, err_msg=name
+                )

@@ -1,15 +1,17 @@
 """Tells what the single units of an image network do, and whether it matters."""
 
-from unitprobe import errors, metrics
+from unitprobe import errors, inference, metrics
 from unitprobe.ablation import ablate
 from unitprobe.analysis import analyze, layer_table, unit_table
 from unitprobe.layers import Layer, list_layers
 from unitprobe.models import Network, load_model
 from unitprobe.probe import Probe
 from unitprobe.record import record
-from unitprobe.regularizer import SelectivityRegularizer
+from unitprobe.regularizer import SelectivityRegularizer, alpha_schedule
 from unitprobe.stimuli import Stimuli, load_stimuli
 from unitprobe.store import open_store, save_tree
+from unitprobe.streaming import analyze_network
+from unitprobe.weights import weight_norms
 
 __all__ = [
     "Layer",
@@ -18,8 +20,11 @@ __all__ = [
     "SelectivityRegularizer",
     "Stimuli",
     "ablate",
+    "alpha_schedule",
     "analyze",
+    "analyze_network",
     "errors",
+    "inference",
     "layer_table",
     "list_layers",
     "load_model",
@@ -29,4 +34,5 @@ __all__ = [
     "record",
     "save_tree",
     "unit_table",
+    "weight_norms",
 ]

@@ -164,7 +164,7 @@ def test_without_a_null_the_page_does_not_speak_of_chance(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::unitprobe.errors.UnitprobeWarning")
 def test_negative_responses_are_pointed_out(tmp_path):
-    analysis = up.analyze(trees.make_recording(negative=True), progress=False)
+    analysis = up.analyze(trees.make_recording(negative=True), progress=False, signed="allow")
     parsed = Page(write_report(analysis, tmp_path))
     assert "3 of 3 layers have negative responses" in parsed.text
     expected = [node.attrs["negative_responses"] for node in analysis.children.values()]

@@ -1,19 +1,36 @@
-"""The command line: parse, call, print."""
+"""The commands: parse, call, print."""
 
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from unitprobe.errors import OptionError, UnitprobeError, UnitprobeWarning
-
-if TYPE_CHECKING:
-    from unitprobe.models import Network
-    from unitprobe.stimuli import Stimuli
+from unitprobe.cli.options import (
+    BatchSize,
+    Classes,
+    ClassNames,
+    Device,
+    Layers,
+    Limit,
+    Model,
+    Overwrite,
+    Pretrained,
+    Seed,
+    Signed,
+    Split,
+    StimuliSpec,
+    Weights,
+    Workers,
+    load_images,
+    load_network,
+    parse_size,
+    parse_units,
+    processes_of_torchrun,
+)
+from unitprobe.errors import OptionError
 
 app = typer.Typer(
     help="What do the single units of an image network do, and does it matter?",
@@ -34,44 +51,6 @@ _SUMMARY = (
     "dead_share",
     "participation_ratio",
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="timm:NAME (or a bare timm name), torchvision:NAME, or package.module:callable."
-    ),
-]
-StimuliSpec = Annotated[
-    str,
-    typer.Argument(
-        metavar="STIMULI",
-        help="digits, imagefolder:DIR, cifar10:DIR, cifar100:DIR or array:FILE.npz.",
-    ),
-]
-Weights = Annotated[
-    Path | None, typer.Option(help="Local weights, .safetensors or .pt; nothing is downloaded.")
-]
-Pretrained = Annotated[
-    bool, typer.Option(help="Pretrained weights from the hub, or random ones with --no-pretrained.")
-]
-Classes = Annotated[int | None, typer.Option(help="Number of outputs of the network.")]
-ClassNames = Annotated[
-    Path | None, typer.Option(help="Text file with the name of each output, one a line.")
-]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layers",
-        help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.',
-    ),
-]
-BatchSize = Annotated[int, typer.Option(help="Stimuli in one forward pass.")]
-Device = Annotated[str | None, typer.Option(help='"cpu", "cuda", ...; the CPU by default.')]
-Workers = Annotated[int, typer.Option(help="Processes that load images.")]
-Split = Annotated[str, typer.Option(help="Part of the stimuli: train, test, ...")]
-Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of this size.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
 
 
 @app.command()
@@ -104,8 +83,8 @@ def layers(
 
     from unitprobe.layers import list_layers, select_layers
 
-    network = _load_model(model, None, False, num_classes, None)
-    listed = list_layers(network, input_size=_parse_size(input_size))
+    network = load_network(model, None, False, num_classes, None)
+    listed = list_layers(network, input_size=parse_size(input_size))
     if select:
         listed = select_layers(network.module, listed, select)
     table = Table("layer", "kind", "shape", "units", "unit axis", title=network.name)
@@ -148,8 +127,8 @@ def record(
     from unitprobe.store import check_output
 
     check_output(out, overwrite=overwrite)
-    images = _load_stimuli(stimuli, split, limit, seed)
-    network = _load_model(model, weights, pretrained, num_classes, class_names)
+    images = load_images(stimuli, split, limit, seed)
+    network = load_network(model, weights, pretrained, num_classes, class_names)
     tree = record(
         network,
         images,
@@ -172,42 +151,75 @@ def record(
 
 @app.command()
 def analyze(
-    store: Annotated[Path, typer.Argument(help="A recording.")],
+    source: Annotated[
+        str, typer.Argument(metavar="STORE|MODEL", help="A recording; before STIMULI, a network.")
+    ],
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    stimuli: Annotated[
+        str | None,
+        typer.Argument(metavar="[STIMULI]", help="Measure the network on these, unrecorded."),
+    ] = None,
     metrics: Annotated[
         list[str] | None, typer.Option(help="Only this statistic. May be repeated.")
     ] = None,
     null: Annotated[int, typer.Option(help="Label shuffles for the null.")] = 0,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,
-    signed: Annotated[
-        str, typer.Option(help="Negative responses: allow, rectify, shift or refuse.")
-    ] = "allow",
+    signed: Signed = "refuse",
     csv: Annotated[Path | None, typer.Option(help="Also write the units to this CSV.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    select: Layers = None,
+    pool: Annotated[str, typer.Option(help="Of a network: mean, max, center or cls.")] = "mean",
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    weights: Weights = None,
+    pretrained: Pretrained = True,
+    num_classes: Classes = None,
+    class_names: ClassNames = None,
+    split: Split = "test",
+    limit: Limit = None,
+    workers: Workers = 0,
 ) -> None:
-    """Measure selectivity, sparseness and dimensionality of a recording."""
+    """Measure selectivity, sparseness and dimensionality of a recording, or of a network."""
     from unitprobe.analysis import analyze, layer_table, unit_table
     from unitprobe.store import check_output, open_store, save_tree, writing
+    from unitprobe.streaming import analyze_network
 
     check_output(out, overwrite=overwrite)
     if csv is not None:
         check_output(csv, overwrite=overwrite)
+    store = None if stimuli else Path(source)
     paths = [path.resolve() for path in (store, out, csv) if path is not None]
     if len(set(paths)) < len(paths):
         raise OptionError(f"{out}: the recording, --out and --csv must be different files")
-    result = analyze(
-        open_store(store),
-        metrics=metrics,
-        null=null,
-        bootstrap=bootstrap,
-        seed=seed,
-        signed=cast(Any, signed),
-    )
-    save_tree(result, out, overwrite=overwrite)
-    if csv is not None:
-        with writing(csv):
-            unit_table(result).to_csv(csv, index=False)
+    options = {
+        "metrics": metrics,
+        "null": null,
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "signed": cast(Any, signed),
+    }
+    with processes_of_torchrun() as writes:
+        if stimuli is None:
+            result = analyze(open_store(source), **options)
+        else:
+            images = load_images(stimuli, split, limit, seed)
+            result = analyze_network(
+                load_network(source, weights, pretrained, num_classes, class_names),
+                images,
+                layers=select or "activations",
+                pool=pool,
+                batch_size=batch_size,
+                device=device,
+                workers=workers,
+                **options,
+            )
+        if not writes:
+            return
+        save_tree(result, out, overwrite=overwrite)
+        if csv is not None:
+            with writing(csv):
+                unit_table(result).to_csv(csv, index=False)
     table = layer_table(result)
     shown = [name for name in _SUMMARY if name in table]
     typer.echo(table[shown].to_string(index=False, float_format="%.3f"))
@@ -242,13 +254,13 @@ def ablate(
     from unitprobe.store import check_output, save_tree
 
     check_output(out, overwrite=overwrite)
-    images = _load_stimuli(stimuli, split, limit, seed)
-    network = _load_model(model, weights, pretrained, num_classes, class_names)
+    images = load_images(stimuli, split, limit, seed)
+    network = load_network(model, weights, pretrained, num_classes, class_names)
     result = ablate(
         network,
         images,
         layers=select or "activations",
-        units=None if units is None else _parse_units(units),
+        units=None if units is None else parse_units(units),
         mode=cast(Any, mode),
         method=cast(Any, method),
         batch_size=batch_size,
@@ -268,6 +280,7 @@ def report(
     ablation: Annotated[Path | None, typer.Option(help="An ablation of the same network.")] = None,
     null: Annotated[int, typer.Option(help="Label shuffles, if a recording is given.")] = 1000,
     bootstrap: Annotated[int, typer.Option(help="Resamples, if a recording is given.")] = 200,
+    signed: Signed = "refuse",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -278,88 +291,7 @@ def report(
 
     tree = open_store(store)
     if content_of(tree) == "recording":
-        tree = analyze(tree, null=null, bootstrap=bootstrap, seed=seed)
+        tree = analyze(tree, null=null, bootstrap=bootstrap, seed=seed, signed=cast(Any, signed))
     swept = None if ablation is None else open_store(ablation)
     page = write_report(tree, out, ablation=swept, overwrite=overwrite)
     typer.echo(f"open {page} in a browser")
-
-
-def main() -> None:
-    """Run the command line. A user's mistake is one line and exit code 2, never a traceback."""
-    warnings.showwarning = _show_warning
-    try:
-        sys.exit(app(standalone_mode=False))
-    except UnitprobeError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        # Typer's own errors about the words of the command line; it hides their class.
-        describe = getattr(error, "format_message", None)
-        if describe is None:
-            raise
-        typer.echo(_usage(describe()), err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same recording goes on where it stopped", err=True)
-        sys.exit(130)
-
-
-def _usage(message: str) -> str:
-    """Return what typer says as one line, or the help as it is."""
-    if message.startswith("Usage:"):
-        return message
-    return f"error: {' '.join(message.split()).rstrip('.')}; see unitprobe --help"
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, UnitprobeWarning):
-        typer.echo(f"warning: {message}", err=True)
-
-
-def _load_model(
-    name: str,
-    weights: Path | None,
-    pretrained: bool,
-    num_classes: int | None,
-    class_names: Path | None,
-) -> Network:
-    from unitprobe.models import load_model
-
-    return load_model(
-        name,
-        pretrained=pretrained,
-        weights=weights,
-        num_classes=num_classes,
-        class_names=class_names,
-    )
-
-
-def _load_stimuli(spec: str, split: str, limit: int | None, seed: int) -> Stimuli:
-    from unitprobe.stimuli import load_stimuli
-
-    return load_stimuli(spec, split=split, limit=limit, seed=seed)
-
-
-def _parse_size(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    try:
-        channels, height, width = (int(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(
-            f"--input-size {text!r} is not three numbers; give channels, height, width: 3,32,32"
-        ) from None
-    return channels, height, width
-
-
-def _parse_units(text: str) -> list[int]:
-    units: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            units += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise OptionError(
-            f"--units {text!r} is not a list of numbers and ranges; give 0,1,5-9"
-        ) from None
-    return units

@@ -1,5 +1,6 @@
 """Is it real? Label-shuffle nulls, bootstrap intervals and control of false discoveries."""
 
+from unitprobe.inference.dimension_null import gaussian_dimension_null
 from unitprobe.inference.estimates import (
     IntervalMethod,
     NullSummary,
@@ -34,6 +35,7 @@ from unitprobe.inference.units import (
     compare_to_baseline,
     mean_over_units,
 )
+from unitprobe.inference.upper_bound import SelectivityUpperBound, selectivity_upper_bound
 from unitprobe.inference.verdicts import Direction, Prediction, Verdict, verdict
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "NullSummary",
     "Prediction",
     "RotationNull",
+    "SelectivityUpperBound",
     "SplitHalfReliability",
     "TuningReliability",
     "UnitEstimate",
@@ -59,9 +62,11 @@ __all__ = [
     "compare_to_baseline",
     "difference_over_networks",
     "false_discovery_rate",
+    "gaussian_dimension_null",
     "mean_over_networks",
     "mean_over_units",
     "rotation_null",
+    "selectivity_upper_bound",
     "shuffled_class_means",
     "split_half_reliability",
     "summarize_null",

@@ -45,11 +45,12 @@ ClassMeasure = Literal[
     "top_class_selectivity",
 ]
 
-_OF_MEANS: dict[str, Callable[[FloatArray, IntArray], FloatArray]] = {
+#: Measures that are functions of class means, and of counts, means and variances.
+OF_MEANS: dict[str, Callable[[FloatArray, IntArray], FloatArray]] = {
     "class_selectivity": lambda means, counts: metrics.selectivity_index(means, counts),
     "ccmas": lambda means, counts: metrics.selectivity_index(means, counts, weighting="stimulus"),
 }
-_OF_MOMENTS: dict[str, Callable[[IntArray, FloatArray, FloatArray], FloatArray]] = {
+OF_MOMENTS: dict[str, Callable[[IntArray, FloatArray, FloatArray], FloatArray]] = {
     "anova_f": lambda *moments: _anova_f(*moments),
     "class_correlation": lambda *moments: metrics.best_over_classes(
         metrics.class_correlation_from_moments(*moments)
@@ -280,8 +281,8 @@ def _fill_from_means(
     centre: FloatArray,
 ) -> None:
     """Fill in the measures of class means and of moments; `centre` is (class_name, unit)."""
-    of_means = [name for name in _OF_MEANS if name in results]
-    of_moments = [name for name in _OF_MOMENTS if name in results]
+    of_means = [name for name in OF_MEANS if name in results]
+    of_moments = [name for name in OF_MOMENTS if name in results]
     needed = [values] if of_means else []
     if of_moments:
         deviations = values - centre[classes]
@@ -290,13 +291,13 @@ def _fill_from_means(
         return
     for rows, units, means in _resampled_means(needed, counts, layouts):
         for name in of_means:
-            results[name][rows, units] = _OF_MEANS[name](means[0], counts)
+            results[name][rows, units] = OF_MEANS[name](means[0], counts)
         if of_moments:
             shifts, squares = means[-2:]
             variances = np.maximum(squares - shifts**2, 0.0)
             for name in of_moments:
                 moments = (counts, shifts + centre[:, units], variances)
-                results[name][rows, units] = _OF_MOMENTS[name](*moments)
+                results[name][rows, units] = OF_MOMENTS[name](*moments)
 
 
 def _d_prime(counts: IntArray, means: FloatArray, variances: FloatArray) -> FloatArray:

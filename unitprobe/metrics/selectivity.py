@@ -13,7 +13,15 @@ from typing import Literal
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics._arrays import Array, as_array, as_labels, as_responses, divide, widen
+from unitprobe.metrics._arrays import (
+    Array,
+    as_array,
+    as_labels,
+    as_responses,
+    centred,
+    divide,
+    widen,
+)
 from unitprobe.metrics.tuning import class_counts, class_means
 
 #: What the mean over the other classes weights equally: every class, or every stimulus.
@@ -159,7 +167,8 @@ def preferred_class(responses: Array, labels: Array) -> Array:
     array([ 1,  0, -1])
     """
     responses = as_responses(responses)
-    means = class_means(responses, labels)
+    # Rounding must not tell apart the means of a unit that responds alike to everything.
+    means = class_means(centred(responses), labels)
     xp = array_namespace(means)
     best = xp.argmax(xp.where(xp.isnan(means), -xp.inf, means), axis=0)
     return xp.where(xp.all(responses == 0, axis=0), -1, best)

@@ -1,0 +1,125 @@
+"""Words that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unitprobe.errors import OptionError
+
+if TYPE_CHECKING:
+    from unitprobe.models import Network
+    from unitprobe.stimuli import Stimuli
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="timm:NAME (or a bare timm name), torchvision:NAME, or package.module:callable."
+    ),
+]
+StimuliSpec = Annotated[
+    str,
+    typer.Argument(
+        metavar="STIMULI",
+        help="digits, imagefolder:DIR, cifar10:DIR, cifar100:DIR or array:FILE.npz.",
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Local weights, .safetensors or .pt; nothing is downloaded.")
+]
+Pretrained = Annotated[
+    bool, typer.Option(help="Pretrained weights from the hub, or random ones with --no-pretrained.")
+]
+Classes = Annotated[int | None, typer.Option(help="Number of outputs of the network.")]
+ClassNames = Annotated[
+    Path | None, typer.Option(help="Text file with the name of each output, one a line.")
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.',
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="Stimuli in one forward pass.")]
+Device = Annotated[str | None, typer.Option(help='"cpu", "cuda", ...; the CPU by default.')]
+Workers = Annotated[int, typer.Option(help="Processes that load images.")]
+Split = Annotated[str, typer.Option(help="Part of the stimuli: train, test, ...")]
+Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of this size.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+Signed = Annotated[str, typer.Option(help="Negative responses: refuse, rectify, shift or allow.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
+
+
+@contextmanager
+def processes_of_torchrun() -> Iterator[bool]:
+    """Join the processes that torchrun started, if it did; yield whether this one writes."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield True
+        return
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo")
+    try:
+        yield distributed.get_rank() == 0
+        distributed.barrier()  # or the others would leave while the first writes
+    finally:
+        distributed.destroy_process_group()
+
+
+def load_network(
+    name: str,
+    weights: Path | None,
+    pretrained: bool,
+    num_classes: int | None,
+    class_names: Path | None,
+) -> Network:
+    """Return the network that the command line names."""
+    from unitprobe.models import load_model
+
+    return load_model(
+        name,
+        pretrained=pretrained,
+        weights=weights,
+        num_classes=num_classes,
+        class_names=class_names,
+    )
+
+
+def load_images(spec: str, split: str, limit: int | None, seed: int) -> Stimuli:
+    """Return the stimuli that the command line names."""
+    from unitprobe.stimuli import load_stimuli
+
+    return load_stimuli(spec, split=split, limit=limit, seed=seed)
+
+
+def parse_size(text: str | None) -> tuple[int, int, int] | None:
+    """Return ``3,32,32`` as numbers."""
+    if text is None:
+        return None
+    try:
+        channels, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"--input-size {text!r} is not three numbers; give channels, height, width: 3,32,32"
+        ) from None
+    return channels, height, width
+
+
+def parse_units(text: str) -> list[int]:
+    """Return ``0,1,5-9`` as numbers."""
+    units: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            units += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise OptionError(
+            f"--units {text!r} is not a list of numbers and ranges; give 0,1,5-9"
+        ) from None
+    return units

@@ -1,0 +1,271 @@
+"""The statistics of one layer in one pass: which accumulators they need, and what these give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unitprobe import inference
+from unitprobe import metrics as m
+from unitprobe.analysis import LAYER_METRICS, NON_NEGATIVE
+from unitprobe.analysis.catalogue import NO_EFFECT
+from unitprobe.errors import ResponseError
+from unitprobe.online import (
+    Accumulator,
+    ActivityCounts,
+    Bags,
+    Bounded,
+    ClassMoments,
+    Covariance,
+    PopulationSparseness,
+    ResponseHistogram,
+    ResponseMoments,
+    merge_across_ranks,
+)
+from unitprobe.streaming.resampled_measures import ResampledMeasures
+
+FloatArray = NDArray[np.float64]
+
+_UNIT = ("unit",)
+_TUNING = ("unit", "class_name")
+#: Of which the best is taken over classes.
+_BY_CLASS = ("class_name", "unit")
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """Where a statistic comes from: a kind of accumulator, and what this computes.
+
+    `compute` takes the accumulator and returns an array, or a `Bounded` one.
+    """
+
+    kind: str
+    dims: tuple[str, ...]
+    compute: Callable[[Any], Any]
+
+
+def _from_moments(measure: Callable[..., Any]) -> Callable[[ClassMoments], FloatArray]:
+    def compute(moments: ClassMoments) -> FloatArray:
+        values: FloatArray = measure(
+            moments.class_counts(), moments.class_means(), moments.class_variances()
+        )
+        return values
+
+    return compute
+
+
+_STATISTICS: Mapping[str, _Statistic] = {
+    "class_selectivity": _Statistic("class_moments", _UNIT, ClassMoments.class_selectivity),
+    "preferred_class": _Statistic("class_moments", _UNIT, ClassMoments.preferred_class),
+    "ccmas": _Statistic("class_moments", _UNIT, ClassMoments.ccmas),
+    "localist_selectivity": _Statistic(
+        "class_moments", _BY_CLASS, ClassMoments.localist_selectivity_by_class
+    ),
+    "roc_auc": _Statistic("class_histogram", _BY_CLASS, ResponseHistogram.roc_auc_by_class),
+    "d_prime": _Statistic("class_moments", _BY_CLASS, _from_moments(m.d_prime_from_moments)),
+    "class_correlation": _Statistic(
+        "class_moments", _BY_CLASS, _from_moments(m.class_correlation_from_moments)
+    ),
+    "anova_f": _Statistic("class_moments", _UNIT, _from_moments(m.anova_f_from_moments)),
+    "eta_squared": _Statistic("class_moments", _UNIT, _from_moments(m.eta_squared_from_moments)),
+    "tuning_curve": _Statistic("class_moments", _TUNING, lambda moments: moments.class_means().T),
+    "class_variance": _Statistic(
+        "class_moments", _TUNING, lambda moments: moments.class_variances().T
+    ),
+    "lifetime_sparseness": _Statistic(
+        "response_moments", _UNIT, ResponseMoments.lifetime_sparseness
+    ),
+    "hoyer_sparseness": _Statistic("response_moments", _UNIT, ResponseMoments.hoyer_sparseness),
+    "kurtosis": _Statistic("response_moments", _UNIT, ResponseMoments.kurtosis),
+    "fraction_active": _Statistic("activity", _UNIT, ActivityCounts.fraction_active),
+    "class_fraction_active": _Statistic(
+        "activity", _TUNING, lambda activity: activity.class_fraction_active().T
+    ),
+    "dead": _Statistic("activity", _UNIT, ActivityCounts.dead),
+    "gini": _Statistic("histogram", _UNIT, ResponseHistogram.gini),
+    "population_sparseness": _Statistic(
+        "population",
+        ("stimulus",),
+        PopulationSparseness.population_sparseness,
+    ),
+    **{name: _Statistic("covariance", (), Covariance.spectrum) for name in LAYER_METRICS},
+}
+#: Names of the statistics that need each stimulus but once.
+ONE_PASS_METRICS = tuple(_STATISTICS)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some stimuli: labels and indices (stimulus,), and their part of the resamples, by kind."""
+
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    bags: Mapping[str, Bags]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a kind of accumulator is made, for a number of classes, and fed."""
+
+    make: Callable[[int], Accumulator]
+    feed: Callable[[Any, Tensor, Chunk], None]
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "class_moments": _Kind(ClassMoments, lambda a, x, chunk: a.update(x, chunk.labels)),
+    "response_moments": _Kind(lambda _: ResponseMoments(), lambda a, x, chunk: a.update(x)),
+    "activity": _Kind(ActivityCounts, lambda a, x, chunk: a.update(x, chunk.labels)),
+    "histogram": _Kind(
+        # Without classes there is room for four times as many bins, over the same range.
+        lambda _: ResponseHistogram(1, relative_error=0.0025, bins=2048),
+        lambda a, x, chunk: a.update(x, 0 * chunk.labels),
+    ),
+    "class_histogram": _Kind(ResponseHistogram, lambda a, x, chunk: a.update(x, chunk.labels)),
+    "population": _Kind(
+        lambda _: PopulationSparseness(), lambda a, x, chunk: a.update(x, chunk.indices)
+    ),
+    "covariance": _Kind(lambda _: Covariance(), lambda a, x, chunk: a.update(x)),
+}
+
+
+class LayerStatistics:
+    """Everything that is accumulated of one layer.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Which statistics, of `ONE_PASS_METRICS`.
+    class_count : int
+        The number of classes.
+    signed : {"refuse", "rectify", "allow"}
+        What to do with negative responses, as `unitprobe.analyze`.
+    resampled : mapping
+        Measures under resampling: ``"shuffles"``, ``"redraws"``, or none.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        class_count: int,
+        signed: m.SignPolicy,
+        resampled: Mapping[str, ResampledMeasures],
+    ) -> None:
+        self._names = names
+        self._signed = signed
+        self._resampled = resampled
+        self._activity = ActivityCounts(class_count)
+        self._raw: dict[str, Accumulator] = {}
+        self._non_negative: dict[str, Accumulator] = {}
+        for name in names:
+            kind = _STATISTICS[name].kind
+            self._home(name).setdefault(kind, _KINDS[kind].make(class_count))
+
+    def _home(self, name: str) -> dict[str, Accumulator]:
+        """Return the accumulators that a statistic is of.
+
+        Only what rectifies needs both the responses as they are and without negatives.
+        """
+        rectified = name in NON_NEGATIVE and self._signed == "rectify"
+        return self._non_negative if rectified else self._raw
+
+    def update(self, responses: Tensor, chunk: Chunk) -> None:
+        """Take in responses (stimulus, unit) of some stimuli.
+
+        Raises
+        ------
+        ResponseError
+            Some are negative, are refused, and one of the statistics is made for none.
+        """
+        non_negative = responses
+        made_for_none = [name for name in self._names if name in NON_NEGATIVE]
+        if made_for_none:
+            try:
+                non_negative = m.apply_sign_policy(responses, self._signed)
+            except ResponseError as error:
+                raise ResponseError(f"{made_for_none[0]}: {error}") from error
+        self._activity.update(responses, chunk.labels)
+        for kind, accumulator in self._raw.items():
+            _KINDS[kind].feed(accumulator, responses, chunk)
+        for kind, accumulator in self._non_negative.items():
+            _KINDS[kind].feed(accumulator, non_negative, chunk)
+        for name, measures in self._resampled.items():
+            measures.update(responses, non_negative, chunk.bags[name])
+
+    def merge_across_ranks(self) -> None:
+        """Take in what the other processes have seen of this layer."""
+        self._activity = merge_across_ranks(self._activity)
+        for home in (self._raw, self._non_negative):
+            for kind in home:
+                home[kind] = merge_across_ranks(home[kind])
+        for measures in self._resampled.values():
+            measures.merge_across_ranks()
+
+    @property
+    def units(self) -> int:
+        """Number of units of the layer."""
+        assert self._activity.units is not None
+        return self._activity.units
+
+    @property
+    def negative_responses(self) -> int:
+        """How many responses were below 0."""
+        return int(self._activity.negatives().sum())
+
+    def dataset(self) -> xr.Dataset:
+        """Return the statistics, labelled as `unitprobe.analyze` labels them.
+
+        Beside those from a histogram stands the bound on their error, ``..._error``.
+        """
+        dataset = xr.Dataset()
+        spectrum: FloatArray | None = None
+        for name in self._names:
+            statistic = _STATISTICS[name]
+            accumulator = self._home(name)[statistic.kind]
+            if name in LAYER_METRICS:
+                spectrum = statistic.compute(accumulator) if spectrum is None else spectrum
+                value = float(LAYER_METRICS[name](spectrum))
+                dataset[name] = ((), value)
+                if name.startswith("components"):
+                    dataset[f"{name}_share"] = ((), value / len(spectrum))
+                continue
+            values, dims = statistic.compute(accumulator), statistic.dims
+            if isinstance(values, Bounded):
+                error, values = values.error, values.value
+                # Two maxima differ by no more than the largest difference.
+                error = m.best_over_classes(error) if dims == _BY_CLASS else error
+                dataset[f"{name}_error"] = ("unit", error)
+            if dims == _BY_CLASS:
+                dataset[f"{name}_class"] = ("unit", m.best_class(values))
+                values, dims = m.best_over_classes(values), _UNIT
+            dataset[name] = (dims, values)
+        return dataset
+
+    def add_inference(
+        self, dataset: xr.Dataset, null_names: Sequence[str], interval_names: Sequence[str]
+    ) -> None:
+        """Add to `dataset` null and 95% interval of each measure, as `unitprobe.analyze` does."""
+        drawn = {name: measures.values() for name, measures in self._resampled.items()}
+        for name in null_names:
+            summary = inference.summarize_null(dataset[name].values, drawn["shuffles"][name])
+            dataset[f"{name}_null_mean"] = ("unit", summary.mean)
+            dataset[f"{name}_z"] = ("unit", summary.z)
+            dataset[f"{name}_p"] = ("unit", summary.p)
+            dataset[f"{name}_corrected"] = ("unit", summary.corrected)
+        for name in interval_names:
+            low, high = inference.bootstrap_interval(
+                dataset[name].values,
+                drawn["redraws"][name],
+                null=drawn["shuffles"][name],
+                no_effect=NO_EFFECT[name],
+            )
+            bounded = self._signed == "rectify" or not self.negative_responses
+            if name in ("class_selectivity", "ccmas") and bounded:
+                low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+            dataset[f"{name}_low"] = ("unit", low)
+            dataset[f"{name}_high"] = ("unit", high)

@@ -1,0 +1,278 @@
+"""Stimuli through a network into the statistics of its layers, nothing recorded in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unitprobe import metrics as m
+from unitprobe.analysis import (
+    METRICS,
+    add_false_discovery_rates,
+    summarize_layers,
+    warn_if_signed,
+)
+from unitprobe.batches import load_batches, prepare
+from unitprobe.errors import LabelError, ResponseError
+from unitprobe.layers import Selection
+from unitprobe.models import Network, describe_transform
+from unitprobe.online import rank_and_world, share_of_rank
+from unitprobe.probe import Probe
+from unitprobe.progress import progress_bar
+from unitprobe.responses import check_finite
+from unitprobe.stimuli import Stimuli
+from unitprobe.store import SCHEMA_VERSION, check_layer_names
+from unitprobe.streaming.layer_statistics import Chunk, LayerStatistics
+from unitprobe.streaming.options import (
+    check_metrics,
+    check_options,
+    draw_resamples,
+    fit_in_memory,
+    measures_with_inference,
+)
+from unitprobe.streaming.resampled_measures import ResampledMeasures
+
+#: The most that the responses of one chunk of stimuli may occupy, and their number.
+CHUNK_BYTES = 64 * 2**20
+CHUNK_STIMULI = 1024
+
+
+def analyze_network(
+    model: Network | nn.Module,
+    stimuli: Stimuli,
+    *,
+    layers: Selection = "activations",
+    pool: str = "mean",
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    metrics: Sequence[str] | None = None,
+    null: int = 0,
+    bootstrap: int = 0,
+    seed: int = 0,
+    signed: m.SignPolicy = "refuse",
+    progress: bool = True,
+) -> xr.DataTree:
+    """Measure every unit and layer of a network while it sees each stimulus once.
+
+    The same as ``analyze(record(model, stimuli, path))`` without the file. Memory does not grow
+    with the number of stimuli, save for 16 bytes for each stimulus and layer if population
+    sparseness is asked for, and 2 or 3 bytes for each stimulus and resample.
+
+    Under torchrun, once `torch.distributed.init_process_group` has run, every process takes a
+    contiguous share of the stimuli, and all return the same result.
+
+    Parameters
+    ----------
+    model, stimuli, layers, batch_size, device, workers
+        As `unitprobe.record`.
+    pool : {"mean", "max", "center", "cls"}
+        How positions are pooled.
+    metrics : sequence of str, optional
+        Which statistics, by name, of `ONE_PASS_METRICS`; if None, all of those that `analyze`
+        computes by itself. What needs the responses more than once is left out, and the attribute
+        ``needs_recording`` of the result names it.
+    null, bootstrap, seed
+        As `unitprobe.analyze`, with the same shuffles and resamples, for measures of class means
+        and variances: ``class_selectivity``, ``ccmas``, ``class_correlation``, ``d_prime``,
+        ``anova_f`` and ``eta_squared``. Null and interval of the others, ``roc_auc`` and
+        ``localist_selectivity`` among them, need a recording.
+    signed : {"refuse", "rectify", "allow"}
+        As `unitprobe.analyze`. To shift is not possible: it needs the lowest response beforehand.
+    progress : bool
+        Show a progress bar if standard error is a terminal.
+
+    Returns
+    -------
+    xarray.DataTree
+        As `unitprobe.analyze`, equal to its result up to rounding, but that ``gini`` and
+        ``roc_auc`` come from a histogram: the exact value lies within ``gini_error``,
+        ``roc_auc_error`` of them. The root has the attribute ``stimulus_count`` too.
+
+    Raises
+    ------
+    OptionError
+        A metric is not known or needs a recording, the sign policy or pooling needs one, an option
+        is out of range, or the resamples or histograms would not fit in memory.
+    LabelError
+        The stimuli are of fewer than two classes.
+    ResponseError
+        A layer gives NaN or infinite responses, or negative ones with ``signed="refuse"``.
+    LayerNotFoundError, LayerError, ModelError, ImageError
+        As `unitprobe.record`.
+
+    Examples
+    --------
+    >>> import torch, unitprobe as up
+    >>> from unitprobe.streaming import analyze_network
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU())
+    >>> analysis = analyze_network(network, up.load_stimuli("digits", limit=50), null=20)
+    >>> analysis["2"]["class_selectivity"].sizes
+    Frozen({'unit': 5})
+    """
+    names = check_metrics(metrics, len(stimuli))
+    check_options(pool, signed, null=null, bootstrap=bootstrap, seed=seed)
+    classes = len(stimuli.class_names)
+    counts = np.bincount(stimuli.labels, minlength=classes)
+    if np.count_nonzero(counts) < 2:
+        raise LabelError(
+            f"the {len(stimuli)} stimuli are of one class; selectivity needs at least two"
+        )
+    with (
+        prepare(model, stimuli, batch_size=batch_size, device=device) as (network, images),
+        Probe(network, layers, pool) as probe,
+    ):
+        first, _ = next(load_batches(images, range(1), batch_size=1))
+        chosen = probe.resolve(first)
+        check_layer_names(layer.name for layer in chosen)
+        example = probe(first)
+        units = sum(response.shape[1] for response in example.values())
+        names = fit_in_memory(names, units, classes, by_name=metrics is not None)
+        null_names, interval_names = measures_with_inference(
+            names, asked=metrics is not None, null=null, bootstrap=bootstrap
+        )
+        resamples = draw_resamples(
+            stimuli.labels,
+            counts,
+            units,
+            null_names,
+            interval_names,
+            null=null,
+            bootstrap=bootstrap,
+            seed=seed,
+        )
+        drawn_for = {
+            "shuffles": [*dict.fromkeys([*null_names, *interval_names])],
+            "redraws": interval_names,
+        }
+        statistics = {
+            layer: LayerStatistics(
+                names,
+                classes,
+                signed,
+                {
+                    kind: ResampledMeasures(drawn_for[kind], drawn, response[0])
+                    for kind, drawn in resamples.items()
+                },
+            )
+            for layer, response in example.items()
+        }
+        share = share_of_rank(len(images))
+        batches = load_batches(
+            images, share, batch_size=batch_size, workers=workers, size=tuple(first.shape[1:])
+        )
+        with progress_bar(
+            "analyzing", len(share), "stimuli", enabled=progress and rank_and_world()[0] == 0
+        ) as advance:
+            for indices, responses in _read_chunks(probe, batches, share, units):
+                bags = {name: drawn.bags(indices) for name, drawn in resamples.items()}
+                chunk = Chunk(images.labels[indices], indices, bags)
+                for layer, values in responses.items():
+                    _update(statistics[layer], layer, values, chunk, images.ids)
+                advance(len(indices))
+        attributes = {
+            "network": network.name,
+            "weights_fingerprint": network.fingerprint,
+            "preprocessing": describe_transform(images.transform),
+            "pool": pool,
+            "stimuli": images.name,
+            "stimuli_fingerprint": images.fingerprint,
+            "torch_version": str(torch.__version__),
+            "null": null,
+            "bootstrap": bootstrap,
+            "seed": seed,
+            "signed": signed,
+            "stimulus_count": len(images),
+            "needs_recording": ", ".join(name for name in METRICS if name not in names)
+            if metrics is None
+            else "",
+        }
+    for of_layer in statistics.values():
+        of_layer.merge_across_ranks()
+    warn_if_signed(
+        {layer: of_layer.negative_responses for layer, of_layer in statistics.items()},
+        signed,
+        names,
+    )
+    return _assemble(statistics, stimuli, attributes, null_names, interval_names)
+
+
+def _read_chunks(
+    probe: Probe, batches: Iterable[tuple[Tensor, Tensor]], share: range, units: int
+) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
+    """Yield the indices and responses of as many batches as make a chunk.
+
+    A statistic costs less for a thousand stimuli at once than for a thousand one by one.
+    """
+    enough = min(CHUNK_STIMULI, max(1, CHUNK_BYTES // (4 * units)))
+    held: dict[str, list[Tensor]] = {}
+    start, stop = share.start, share.start
+    for images, _ in batches:
+        for layer, response in probe(images).items():
+            parts = held.setdefault(layer, [])
+            if parts and parts[0].shape[1:] != response.shape[1:]:
+                raise ResponseError(
+                    f"layer {layer!r} gave {response.shape[1]} units where earlier stimuli gave "
+                    f"{parts[0].shape[1]}; stimuli of one size are needed"
+                )
+            # The array API knows no bfloat16.
+            parts.append(response.float() if response.dtype == torch.bfloat16 else response)
+        stop += len(images)
+        if stop - start >= enough or stop == share.stop:
+            joined = {layer: torch.cat(parts) for layer, parts in held.items()}
+            held.clear()
+            yield np.arange(start, stop), joined
+            start = stop
+
+
+def _update(
+    statistics: LayerStatistics,
+    layer: str,
+    responses: Tensor,
+    chunk: Chunk,
+    ids: NDArray[np.str_],
+) -> None:
+    if not bool(torch.isfinite(responses).all()):
+        check_finite(responses.cpu().numpy(), layer, ids[chunk.indices])
+    try:
+        statistics.update(responses, chunk)
+    except ResponseError as error:
+        raise ResponseError(f"layer {layer!r}, {error}") from error
+
+
+def _assemble(
+    statistics: Mapping[str, LayerStatistics],
+    stimuli: Stimuli,
+    attributes: Mapping[str, Any],
+    null_names: Sequence[str],
+    interval_names: Sequence[str],
+) -> xr.DataTree:
+    nodes: dict[str, xr.Dataset] = {}
+    for layer, of_layer in statistics.items():
+        node = of_layer.dataset()
+        of_layer.add_inference(node, null_names, interval_names)
+        node.attrs.update(
+            signed=attributes["signed"], negative_responses=of_layer.negative_responses
+        )
+        nodes[layer] = node.assign_coords(unit=np.arange(of_layer.units))
+    if all("class_selectivity_p" in node for node in nodes.values()):
+        add_false_discovery_rates(nodes)
+    root = summarize_layers(nodes).assign_coords(
+        class_name=np.asarray(stimuli.class_names, dtype=object),
+        stimulus=stimuli.ids,
+        label=("stimulus", stimuli.labels),
+    )
+    root.attrs = {
+        "unitprobe_content": "analysis",
+        "unitprobe_schema": SCHEMA_VERSION,
+        "unitprobe_version": version("unitprobe"),
+        **attributes,
+    }
+    return xr.DataTree.from_dict({"/": root, **nodes})

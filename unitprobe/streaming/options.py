@@ -1,0 +1,154 @@
+"""What one pass can do: which statistics, with how many resamples, in how much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unitprobe.analysis import METRICS
+from unitprobe.analysis.catalogue import (
+    NO_EFFECT,
+    QUICK_BOOTSTRAP,
+    QUICK_NULL,
+    default_metrics,
+    with_inference,
+)
+from unitprobe.errors import OptionError, nearest
+from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
+from unitprobe.online import Resamples, ResponseHistogram
+from unitprobe.streaming.layer_statistics import ONE_PASS_METRICS
+from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, sums_for
+
+#: The most that the histograms of all units and classes may occupy.
+HISTOGRAM_BYTES = 2**30
+#: The most that the class sums of all units and resamples, with the draws, may occupy.
+RESAMPLE_BYTES = 4 * 2**30
+
+
+def check_metrics(metrics: Sequence[str] | None, stimuli: int) -> list[str]:
+    """Return the names of the statistics to compute; for None all that `analyze` would compute.
+
+    Raises
+    ------
+    OptionError
+        One is not known, or needs a recording.
+    """
+    if metrics is None:
+        return [name for name in default_metrics(stimuli) if name in ONE_PASS_METRICS]
+    for name in metrics:
+        if name in ONE_PASS_METRICS:
+            continue
+        if name in METRICS:
+            raise OptionError(
+                f"metric {name!r} needs the responses more than once; record them, then analyze "
+                "the recording"
+            )
+        near = ", ".join(nearest(name, ONE_PASS_METRICS))
+        raise OptionError(f"metric {name!r} is not known; the nearest are {near}")
+    return list(metrics)
+
+
+def check_options(pool: str, signed: str, *, null: int, bootstrap: int, seed: int) -> None:
+    """Refuse what one pass cannot do.
+
+    Raises
+    ------
+    OptionError
+        Positions are kept, negative responses are shifted or treated in no known way, or a number
+        is negative.
+    """
+    if pool == "none":
+        raise OptionError(
+            "pool='none' keeps positions, over which an analysis averages; choose 'mean'"
+        )
+    if signed == "shift":
+        raise OptionError(
+            "signed='shift' needs the lowest response of every unit before the first stimulus; "
+            "choose 'rectify', 'refuse' or 'allow', or record, then analyze the recording"
+        )
+    if signed not in ("allow", "rectify", "refuse"):
+        raise OptionError(f"signed={signed!r} is not known; choose one of allow, rectify, refuse")
+    for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
+        if value < 0:
+            raise OptionError(f"{option}={value} is negative; give 0 or more")
+
+
+def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bool) -> list[str]:
+    """Return `names`, without the ROC AUC if its histograms would not fit in memory.
+
+    Raises
+    ------
+    OptionError
+        They would not, and the statistic was asked for by name.
+    """
+    needed = units * ResponseHistogram(classes).bytes_per_unit
+    if "roc_auc" not in names or needed <= HISTOGRAM_BYTES:
+        return list(names)
+    if by_name:
+        raise OptionError(
+            f"metric 'roc_auc' would need {needed / 2**30:.1f} GiB of histograms for {units:,} "
+            f"units and {classes:,} classes, above {HISTOGRAM_BYTES / 2**30:.0f} GiB; choose fewer "
+            "layers, or record, then analyze the recording"
+        )
+    return [name for name in names if name != "roc_auc"]
+
+
+def measures_with_inference(
+    names: Sequence[str], *, asked: bool, null: int, bootstrap: int
+) -> tuple[list[str], list[str]]:
+    """Return the measures that get a null, and those that get an interval, as in `analyze`."""
+    null_names = with_inference(names, asked, QUICK_NULL) if null else []
+    wanted = with_inference(names, asked, QUICK_BOOTSTRAP) if bootstrap else []
+    return (
+        [name for name in null_names if name in RESAMPLED_MEASURES],
+        [name for name in wanted if name in RESAMPLED_MEASURES and name in NO_EFFECT],
+    )
+
+
+def draw_resamples(
+    labels: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    units: int,
+    null_names: Sequence[str],
+    interval_names: Sequence[str],
+    *,
+    null: int,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Resamples]:
+    """Draw the resamples that `unitprobe.analyze` draws for the same seed, before any response.
+
+    An interval needs shuffles too, as many as the null has, or as there are redraws.
+
+    Raises
+    ------
+    OptionError
+        Their class sums would not fit in memory.
+    """
+    shuffled = sums_for([*null_names, *interval_names])
+    redrawn = sums_for(interval_names)
+    wanted = {"shuffles": null or bootstrap, "redraws": bootstrap if redrawn else 0}
+    if not shuffled:
+        return {}
+    sums_bytes = 8 * len(counts) * units
+    draws_bytes = 3 * len(labels)
+    bytes_each = {
+        "shuffles": len(shuffled) * sums_bytes + draws_bytes,
+        "redraws": len(redrawn) * sums_bytes + draws_bytes,
+    }
+    needed = sum(bytes_each[kind] * wanted[kind] for kind in wanted)
+    if needed > RESAMPLE_BYTES:
+        fitting = RESAMPLE_BYTES // sum(bytes_each[kind] for kind in wanted if wanted[kind])
+        raise OptionError(
+            f"null={null} and bootstrap={bootstrap} would need {needed / 2**30:.1f} GiB for "
+            f"{units:,} units and {len(counts):,} classes, above {RESAMPLE_BYTES / 2**30:.0f} GiB; "
+            f"{fitting:,} of each fit, or fewer layers or metrics, or record, then analyze the "
+            "recording"
+        )
+    return {
+        name: Resamples(draw_layouts(draw, labels, counts, wanted[name], seed), counts)
+        for name, draw in (("shuffles", shuffle), ("redraws", redraw))
+        if wanted[name]
+    }
