@@ -403,3 +403,12 @@ def test_a_mistaken_argument_is_named():
             with pytest.raises(LabelError, match=message):
                 regularizer(labels)
     assert networks.count_hooks(model) == 0
+
+
+def test_layers_that_can_be_negative_are_warned_of():
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 6), nn.ReLU())
+    example = torch.rand(4, 4)
+    with pytest.warns(UnitprobeWarning, match=r"1 of 2 .* the first '1' \(gelu\)"):
+        up.SelectivityRegularizer(model, example=example).attach().detach()
+    up.SelectivityRegularizer(model, measure="d_prime", example=example).attach().detach()
+    up.SelectivityRegularizer(model, "relu", example=example).attach().detach()

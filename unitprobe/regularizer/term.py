@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unitprobe.errors import LabelError, LayerNotFoundError, OptionError, UnitprobeWarning, nearest
+from unitprobe.errors import LayerNotFoundError, OptionError, nearest
 from unitprobe.layers import CallWatcher, Layer, Selection, list_layers_of_call, select_layers
 from unitprobe.models import Network, as_network
 from unitprobe.probe import watch_layers
+from unitprobe.regularizer.checks import (
+    check_arguments,
+    check_labels,
+    warn_if_detached,
+    warn_if_signed,
+)
 from unitprobe.regularizer.measures import (
     BatchSums,
     RegularizedMeasure,
@@ -124,7 +129,7 @@ class SelectivityRegularizer:
         class_count: int | None = None,
         example: Tensor | None = None,
     ) -> None:
-        _check_arguments(measure, weights, accumulation, class_count)
+        check_arguments(measure, weights, accumulation, class_count)
         self.alpha = alpha
         self.selectivity: Tensor | None = None
         self.layer_selectivity: dict[str, Tensor] = {}
@@ -211,7 +216,7 @@ class SelectivityRegularizer:
                 "the regularizer has seen no batch: attach it (if the network is compiled, with "
                 "example=images and before the first batch), run the network, then call it once"
             )
-        _warn_if_detached(self._module, responses)
+        warn_if_detached(self._module, responses)
         with torch.autocast(labels.device.type, enabled=False):
             return self._term(responses, labels)
 
@@ -221,7 +226,7 @@ class SelectivityRegularizer:
         together = torch.cat([layer.to(device) for layer in layers], dim=1)
         if self._measure == "d_prime" and device.type != "mps":
             together = together.double()  # its variances are differences of large numbers
-        classes = _check_labels(labels, len(together), self._class_count)
+        classes = check_labels(labels, len(together), self._class_count)
         own = batch_sums(together, labels.to(device), classes, self._measure)
         sums = self._with_earlier(sum_over_processes(own))
         units = measure_units(sums, self._measure)
@@ -296,6 +301,8 @@ class SelectivityRegularizer:
         listed = list_layers_of_call(self._module, args, kwargs)
         chosen = select_layers(self._module, listed, self._selection)
         self._check_weights([layer.name for layer in chosen])
+        if self._measure != "d_prime":
+            warn_if_signed(chosen)
         self._watcher = watch_layers(self._module, chosen, self._keep, on_begin=self._forget)
         self._watcher.attach()
 
@@ -323,24 +330,6 @@ class SelectivityRegularizer:
         return passed_on
 
 
-def _check_arguments(
-    measure: str,
-    weights: Mapping[str, float] | None,
-    accumulation: int,
-    class_count: int | None,
-) -> None:
-    if measure not in get_args(RegularizedMeasure):
-        known = ", ".join(get_args(RegularizedMeasure))
-        raise OptionError(f"measure={measure!r} is not known; choose one of {known}")
-    for name, weight in (weights or {}).items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise OptionError(f"weights: {name!r} has {weight}; give 0 or more")
-    if accumulation < 1:
-        raise OptionError(f"accumulation={accumulation} is not positive; 1 is usual")
-    if class_count is not None and class_count < 2:
-        raise OptionError(f"class_count={class_count}: selectivity needs at least two classes")
-
-
 def _inside(module: nn.Module) -> nn.Module:
     """Return the network inside the wrappers that run it."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -356,34 +345,3 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _matches(name: str, glob: str) -> bool:
     return name == glob or fnmatchcase(name, glob)
-
-
-def _check_labels(labels: Tensor, stimuli: int, class_count: int | None) -> int:
-    """Return the number of classes."""
-    if labels.shape != (stimuli,):
-        raise LabelError(
-            f"labels have shape {tuple(labels.shape)}, the batch has {stimuli} stimuli; "
-            f"give shape ({stimuli},)"
-        )
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise LabelError(f"labels must be integers 0..C-1, got {labels.dtype}")
-    if class_count is not None and (labels.device.type != "cpu" or torch.compiler.is_compiling()):
-        torch._assert_async((labels >= 0).all() & (labels < class_count).all())
-        return class_count
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0:
-        raise LabelError(f"labels must be integers 0..C-1, but the lowest is {lowest}")
-    if class_count is not None and highest >= class_count:
-        raise LabelError(f"label {highest} is none of the classes 0..{class_count - 1}")
-    return class_count or highest + 1
-
-
-def _warn_if_detached(module: nn.Module, responses: dict[str, Tensor]) -> None:
-    trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
-    if trained and not any(response.requires_grad for response in responses.values()):
-        warnings.warn(
-            "the selectivity of this batch has no gradient: the network ran without gradients, or "
-            "in a checkpoint with use_reentrant=True, where use_reentrant=False is needed",
-            UnitprobeWarning,
-            stacklevel=3,
-        )

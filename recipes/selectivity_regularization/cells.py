@@ -1,0 +1,168 @@
+"""The cells of a sweep, alphas by seeds: their states, and a worker that trains the free ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xarray as xr
+from images import Splits
+from locks import LockedError, describe_holder, is_free
+from options import Request, epoch_line
+from runs import CHECKPOINT, CONFIG, RESULT, is_finished, open_run
+from settings import alpha_name
+from training import DivergedError, train
+
+from unitprobe.errors import OptionError
+from unitprobe.store.files import write_atomically
+
+#: Where it stands beside a run's configuration that its training diverged, and how.
+FAILURE = "diverged.txt"
+
+State = Literal["finished", "running", "interrupted", "free", "diverged"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    alpha: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return what the run is called in lines of text."""
+        return self.folder.name
+
+    def state(self, stale_seconds: float) -> State:
+        """Return what has become of the run so far."""
+        if is_finished(self.folder):
+            return "finished"
+        if (self.folder / FAILURE).exists():
+            return "diverged"
+        if not is_free(self.folder, stale_seconds):
+            return "running"
+        return "interrupted" if (self.folder / CHECKPOINT).exists() else "free"
+
+    def describe(self, stale_seconds: float) -> str:
+        """Return the state in words, with accuracy and selectivity on test if it is finished."""
+        state = self.state(stale_seconds)
+        if state == "finished":
+            return f"finished     {_outcome(self.folder)}"
+        if state == "running":
+            return f"running      {describe_holder(self.folder)}"
+        if state == "diverged":
+            return f"diverged     {(self.folder / FAILURE).read_text()}"
+        return state
+
+
+def make_cells(request: Request, alphas: list[str], seeds: list[int]) -> list[Cell]:
+    """Return all cells, every alpha of the first seed first.
+
+    Raises
+    ------
+    OptionError
+        There is no alpha or no seed, or one of them is given twice.
+    """
+    for what, words in (("alpha", [alpha_name(alpha) for alpha in alphas]), ("seed", seeds)):
+        if not words:
+            raise OptionError(f"a sweep needs at least one {what}")
+        if len({*words}) < len(words):
+            raise OptionError(f"the same {what} is given twice: {' '.join(map(str, words))}")
+    return [
+        Cell(alpha, seed, request.folder(alpha, seed))
+        for seed, alpha in itertools.product(seeds, alphas)
+    ]
+
+
+def check_cells(request: Request, splits: Splits, cells: list[Cell]) -> None:
+    """Make sure that every cell that was begun is one of the present configuration.
+
+    Raises
+    ------
+    ContentsMismatchError
+        One is not.
+    """
+    for cell in cells:
+        settings = request.settings(splits, cell.alpha, cell.seed)
+        if (cell.folder / CONFIG).exists():
+            open_run(cell.folder, settings)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to train cells.
+
+    Attributes
+    ----------
+    request : Request
+    cells : list of Cell
+    device : str, optional
+    compiled : bool, optional
+        By default on a GPU.
+    threads : int, optional
+    stale_seconds : float
+    """
+
+    request: Request
+    cells: list[Cell]
+    device: str
+    compiled: bool | None
+    threads: int | None
+    stale_seconds: float
+
+
+def train_free_cells(work: Work, say: Callable[[str], Any] = print) -> None:
+    """Train one free cell after another, until none is left that nobody else trains."""
+    if work.threads is not None:
+        torch.set_num_threads(work.threads)
+    device = torch.device(work.device)
+    splits = work.request.load()
+    for cell in _free(work):
+        settings = work.request.settings(splits, cell.alpha, cell.seed)
+        epochs = settings.training.epochs
+        try:
+            train(
+                settings,
+                splits,
+                cell.folder,
+                device=device,
+                compiled=device.type == "cuda" if work.compiled is None else work.compiled,
+                stale_seconds=work.stale_seconds,
+                report=partial(_say_epoch, say, cell.name, epochs),
+            )
+        except LockedError:
+            continue  # another process was quicker
+        except DivergedError as error:
+            write_atomically(cell.folder / FAILURE, str(error).encode())
+            say(f"{cell.name}  {error}")
+
+
+def _say_epoch(
+    say: Callable[[str], Any], name: str, epochs: int, epoch: int, row: dict[str, Any]
+) -> None:
+    say(f"{name}  {epoch_line(epoch, epochs, row)}")
+
+
+def _free(work: Work) -> Iterator[Cell]:
+    """Yield a free cell as long as there is one."""
+    while True:
+        waiting = (
+            cell for cell in work.cells if cell.state(work.stale_seconds) in ("interrupted", "free")
+        )
+        cell = next(waiting, None)
+        if cell is None:
+            return
+        yield cell
+
+
+def _outcome(folder: Path) -> str:
+    with xr.open_dataset(folder / RESULT, engine="h5netcdf") as run:
+        accuracy, selectivity = float(run["test_accuracy"]), run["class_selectivity"]
+        return f"test accuracy {accuracy:.1%}, SI {float(selectivity.mean()):.3f}"

@@ -1,0 +1,138 @@
+"""The folder of a run: its configuration, its checkpoint and its results."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from settings import Settings, alpha_name
+
+from unitprobe.errors import ContentsMismatchError, StoreError
+from unitprobe.store import writing
+from unitprobe.store.files import put_in_place, write_atomically
+
+CONFIG, CHECKPOINT, WEIGHTS, RESULT = (
+    "config.json",
+    "checkpoint.pt",
+    "weights.safetensors",
+    "run.nc",
+)
+#: Settings that may differ between two starts of one run.
+_PLACES = {"data"}
+
+
+def run_folder(out: Path, model: str, data: str, preset: str, alpha: str, seed: int) -> Path:
+    """Return the folder of a run.
+
+    Examples
+    --------
+    >>> run_folder(Path("runs"), "resnet20", "cifar10", "short", "-1", 0).as_posix()
+    'runs/resnet20-cifar10-short/alpha-1-seed0'
+    """
+    group = f"{model}-{data}-{preset}".replace("/", "_").replace(":", "_")
+    return out / group / f"alpha{alpha_name(alpha)}-seed{seed}"
+
+
+def open_run(folder: Path, settings: Settings) -> None:
+    """Make the folder of a run, or make sure that it is a run of the same settings.
+
+    Raises
+    ------
+    ContentsMismatchError
+        It is a run of other settings.
+    StoreError
+        There is something else, or its configuration is damaged.
+    """
+    path = folder / CONFIG
+    config = settings.as_json()
+    if path.exists():
+        held = read_config(folder)
+        differing = [
+            f"{name} {held.get(name)!r} (now {config.get(name)!r})"
+            for name in sorted({*held, *config} - _PLACES)
+            if held.get(name) != config.get(name)
+        ]
+        if differing:
+            raise ContentsMismatchError(
+                f"{folder} is a run of another configuration: {', '.join(differing)}; choose "
+                "another --out, or remove the folder"
+            )
+        return
+    if folder.exists() and any(not item.name.startswith(".") for item in folder.iterdir()):
+        raise StoreError(
+            f"{folder} holds files but no {CONFIG}: it is no run; choose another --out"
+        )
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(config, indent=1).encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run.
+
+    Raises
+    ------
+    StoreError
+        They are absent or damaged.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is absent or damaged: remove {folder} to run anew") from error
+    if not isinstance(config, dict):
+        raise StoreError(f"{path} is no configuration: remove {folder} to run anew")
+    return config
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a run has all its results."""
+    return (folder / RESULT).exists()
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state after an epoch, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with writing(folder / CHECKPOINT):
+        write_atomically(folder / CHECKPOINT, buffer.getvalue())
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Return the state after the last finished epoch, on the CPU, or None if there is none.
+
+    Raises
+    ------
+    StoreError
+        The file is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if {"epoch", "curves", "module", "optimizer"} <= state.keys():
+            return dict(state)
+    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.PickleError):
+        pass  # whatever is wrong with it, it cannot be used
+    raise StoreError(
+        f"{path} is cut short or damaged; remove it to train this run again from its first epoch"
+    )
+
+
+def finish(folder: Path, weights: dict[str, torch.Tensor], result: xr.Dataset) -> None:
+    """Write weights and results, the results last, and remove the checkpoint."""
+    from safetensors.torch import save
+
+    with writing(folder / RESULT):
+        contiguous = {name: value.cpu().contiguous() for name, value in weights.items()}
+        write_atomically(folder / WEIGHTS, save(contiguous))
+        partial = folder / f"{RESULT}.tmp"
+        result.to_netcdf(partial, engine="h5netcdf")
+        put_in_place(partial, folder / RESULT)
+    (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -1,0 +1,342 @@
+import dataclasses
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import xarray as xr
+from cells import FAILURE, Work, make_cells, train_free_cells
+from locks import LockedError, holder_of, is_free, lock_path, locked
+from options import Request
+from processes import Processes
+from runs import CHECKPOINT, RESULT, WEIGHTS
+from safetensors.torch import load_file
+from training import train
+
+from unitprobe.errors import OptionError
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "selectivity_regularization"
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def request_for(out, **changes):
+    request = Request(
+        model="resnet8",
+        data="digits",
+        preset="short",
+        out=out,
+        layers=("activations",),
+        measure="class_selectivity",
+        image_size=None,
+        precision="bfloat16",
+        instead={"epochs": 1},
+    )
+    return dataclasses.replace(request, **changes)
+
+
+def work_on(request, alphas, seeds=(0,), **changes):
+    work = Work(
+        request=request,
+        cells=make_cells(request, list(alphas), list(seeds)),
+        device="cpu",
+        compiled=False,
+        threads=None,
+        stale_seconds=1800,
+    )
+    return dataclasses.replace(work, **changes)
+
+
+def put_lock(folder, host=None, pid=1, age=0.0):
+    """Put a lock beside a run as another process would have."""
+    path = lock_path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    host = platform.node() if host is None else host
+    path.write_text(json.dumps({"host": host, "pid": pid, "token": "theirs"}))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def sweep(monkeypatch, *words):
+    import sweep as script
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        script.options.run(lambda: script.app(standalone_mode=False))
+    return stop.value.code
+
+
+# Cells.
+
+
+def test_every_alpha_of_the_first_seed_comes_first(tmp_path):
+    cells = make_cells(request_for(tmp_path), ["-1", "0"], [0, 1])
+    assert [cell.name for cell in cells] == [
+        "alpha-1-seed0",
+        "alpha+0-seed0",
+        "alpha-1-seed1",
+        "alpha+0-seed1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("alphas", "seeds", "message"),
+    [
+        (["1", "1.0"], [0], "the same alpha is given twice"),
+        (["1"], [0, 0], "the same seed is given twice"),
+        (["1"], [], "at least one seed"),
+    ],
+)
+def test_cells_that_are_none_or_the_same_are_refused(tmp_path, alphas, seeds, message):
+    with pytest.raises(OptionError, match=message):
+        make_cells(request_for(tmp_path), alphas, seeds)
+
+
+def test_a_worker_trains_every_free_cell_once(tmp_path):
+    said = []
+    work = work_on(request_for(tmp_path), ["-1", "1"])
+    train_free_cells(work, said.append)
+    assert [cell.state(1800) for cell in work.cells] == ["finished", "finished"]
+    assert [line.split()[:3] for line in said] == [
+        ["alpha-1-seed0", "epoch", "1/1"],
+        ["alpha+1-seed0", "epoch", "1/1"],
+    ]
+    assert not list(tmp_path.rglob("*.lock*"))
+    train_free_cells(work, said.append)
+    assert len(said) == 2
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path):
+    work = work_on(request_for(tmp_path), ["-1", "1"])
+    theirs, ours = work.cells
+    lock = put_lock(theirs.folder, pid=os.getppid())
+    train_free_cells(work, lambda line: None)
+    assert theirs.state(1800) == "running"
+    assert not theirs.folder.exists()
+    assert ours.state(1800) == "finished"
+    assert json.loads(lock.read_text())["token"] == "theirs"
+    assert f"process {os.getppid()} on {platform.node()}" in theirs.describe(1800)
+
+
+def test_a_cell_that_diverges_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
+    words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "1"]
+    words += ["--out", tmp_path, "--learning-rate", "1e9", "--alphas", "0,1", "--device", "cpu"]
+    assert sweep(monkeypatch, *words) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [
+        ["alpha+0-seed0", "diverged"],
+        ["alpha+1-seed0", "diverged"],
+    ]
+    assert "training diverged in epoch 1" in lines[-1]
+    assert len(list(tmp_path.rglob(FAILURE))) == 2
+
+
+def test_cells_of_another_configuration_are_refused_before_any_is_trained(
+    tmp_path, capsys, monkeypatch
+):
+    train_free_cells(work_on(request_for(tmp_path), ["1"]), lambda line: None)
+    words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "2"]
+    words += ["--out", tmp_path, "--alphas", "0,1"]
+    assert sweep(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert "epochs 1 (now 2)" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*/alpha+0*"))
+
+
+def test_the_status_tells_what_became_of_each_run_and_trains_none(tmp_path, capsys, monkeypatch):
+    work = work_on(request_for(tmp_path), ["-1", "0", "1", "2"])
+    finished, running, interrupted, free = work.cells
+    train_free_cells(dataclasses.replace(work, cells=[finished]), lambda line: None)
+    put_lock(running.folder, host="elsewhere")
+    interrupted.folder.mkdir()
+    (interrupted.folder / CHECKPOINT).touch()
+    words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "1"]
+    words += ["--out", tmp_path, "--alphas", "-1,0,1,2", "--status"]
+    assert sweep(monkeypatch, *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["finished", "running", "interrupted", "free"]
+    run = xr.open_dataset(finished.folder / RESULT, engine="h5netcdf").load()
+    assert f"test accuracy {float(run['test_accuracy']):.1%}" in lines[0]
+    assert "on elsewhere" in lines[1]
+    assert not free.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--alphas", "0,nan"], "nan"),
+        (["--alphas", "0,,1"], "empty"),
+        (["--alphas", "0", "--seeds", "0,one"], "--seeds '0,one'"),
+        (["--alphas", "0", "--jobs", "0"], "--jobs"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys, monkeypatch, words, message):
+    given = ["--model", "resnet8", "--data", "digits", "--out", tmp_path]
+    assert sweep(monkeypatch, *given, *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_jobs_share_the_cells(tmp_path):
+    words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "1"]
+    words += ["--out", tmp_path, "--alphas", "-1,0,1", "--jobs", "2", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, FOLDER / "sweep.py", *words, "--threads", "1"],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    trained = [line.split()[0] for line in done.stdout.splitlines() if " epoch 1/1 " in line]
+    assert sorted(trained) == ["alpha+0-seed0", "alpha+1-seed0", "alpha-1-seed0"]
+    assert done.stdout.count("finished  ") == 3
+
+
+def test_suppressing_selectivity_of_the_digits_costs_no_accuracy(tmp_path):
+    work = work_on(request_for(tmp_path, preset="full", instead={}), ["-2", "0", "2"])
+    train_free_cells(work, lambda line: None)
+    runs = [xr.open_dataset(cell.folder / RESULT, engine="h5netcdf").load() for cell in work.cells]
+    suppressed, plain, promoted = (float(run["class_selectivity"].mean()) for run in runs)
+    assert plain > 2.5 * suppressed
+    assert promoted > 1.5 * plain
+    assert float(runs[0]["test_accuracy"]) > float(runs[1]["test_accuracy"]) - 0.02
+
+
+# Locks.
+
+
+def test_a_run_is_locked_while_it_is_trained_and_free_afterwards(tmp_path):
+    folder = tmp_path / "run"
+    with locked(folder):
+        assert not is_free(folder)
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on"), locked(folder):
+            pass
+    assert is_free(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_frees_the_run(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
+        raise ZeroDivisionError
+    assert is_free(tmp_path / "run")
+
+
+def test_a_batch_system_that_ends_the_process_frees_the_run(tmp_path):
+    from options import run
+
+    def train_until_the_end():
+        with locked(tmp_path / "run"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run(train_until_the_end)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert is_free(tmp_path / "run")
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path):
+    put_lock(tmp_path / "run", pid=dead_process())
+    with locked(tmp_path / "run"):
+        assert holder_of(lock_path(tmp_path / "run")).pid == os.getpid()
+
+
+def test_the_lock_of_another_machine_is_taken_over_when_nothing_was_heard_for_long(tmp_path):
+    put_lock(tmp_path / "run", host="elsewhere", age=100)
+    with pytest.raises(LockedError, match="on elsewhere, last heard of 2 min ago"):
+        locked(tmp_path / "run", stale_seconds=200).__enter__()
+    with locked(tmp_path / "run", stale_seconds=50):
+        assert holder_of(lock_path(tmp_path / "run")).pid == os.getpid()
+
+
+def test_an_empty_lock_is_held_until_it_is_old(tmp_path):
+    lock = lock_path(tmp_path / "run")
+    lock.touch()
+    assert not is_free(tmp_path / "run")
+    os.utime(lock, (time.time() - 100,) * 2)
+    assert is_free(tmp_path / "run", stale_seconds=50)
+
+
+def test_a_refresh_says_that_the_run_is_still_trained(tmp_path):
+    with locked(tmp_path / "run") as lock:
+        os.utime(lock_path(tmp_path / "run"), (time.time() - 100,) * 2)
+        assert is_free(tmp_path / "run", stale_seconds=50)
+        lock.refresh()
+        assert not is_free(tmp_path / "run", stale_seconds=50)
+
+
+def test_a_process_whose_run_was_taken_over_writes_nothing_more(tmp_path, digits, settings_for):
+    folder = tmp_path / "run"
+    seen = []
+
+    def lose_the_lock(epoch, row):
+        seen.append((folder / CHECKPOINT).read_bytes())
+        put_lock(folder, host="elsewhere")
+
+    with pytest.raises(LockedError, match="taken over by another process"):
+        train(settings_for(digits), digits, folder, device=CPU, report=lose_the_lock)
+    assert [(folder / CHECKPOINT).read_bytes()] == seen
+    assert not (folder / RESULT).exists()
+    assert holder_of(lock_path(folder)).host == "elsewhere"
+
+
+def test_a_run_that_is_trained_elsewhere_is_refused(tmp_path, digits, settings_for):
+    put_lock(tmp_path / "run", host="elsewhere")
+    with pytest.raises(LockedError, match="is being trained: by process 1 on elsewhere"):
+        train(settings_for(digits), digits, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+# Several processes for one network.
+
+
+def test_each_process_takes_its_part_of_a_batch():
+    assert [Processes(rank, 4).part(8) for rank in range(4)] == [
+        slice(0, 2),
+        slice(2, 4),
+        slice(4, 6),
+        slice(6, 8),
+    ]
+    with pytest.raises(OptionError, match="batch_size=10 does not divide among 4 processes"):
+        Processes(0, 4).part(10)
+
+
+def test_two_processes_under_torchrun_leave_one_run(tmp_path, digits):
+    words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "2"]
+    words += ["--out", tmp_path, "--alpha", "-1", "--device", "cpu", "--threads", "1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", FOLDER / "train.py", *words],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/2") == done.stdout.count("finished: ") == 1
+    folder = tmp_path / "resnet8-digits-short" / "alpha-1-seed0"
+    run = xr.open_dataset(folder / RESULT, engine="h5netcdf").load()
+    assert json.loads(run.attrs["environment"])["processes"] == 2
+    assert 0 < float(run["train_selectivity"][-1]) < 1
+    assert float(run["train_loss"][1]) < float(run["train_loss"][0])
+    assert torch.isfinite(load_file(folder / WEIGHTS)["fc.weight"]).all()
+    assert not (folder / CHECKPOINT).exists()
