@@ -26,6 +26,15 @@ def test_activations_are_every_nonlinearity(resnet, layers):
     assert len(names(resnet, layers, "activations")) == 19
 
 
+def test_early_and_late_are_the_halves_of_the_activations(resnet, layers):
+    early, late = names(resnet, layers, "early"), names(resnet, layers, "late")
+    assert (len(early), len(late)) == (10, 9)
+    assert early + late == names(resnet, layers, "activations")
+    lone = nn.Sequential(nn.ReLU())
+    with pytest.raises(LayerNotFoundError, match="has no layer of kind 'late'"):
+        select_layers(lone, list_layers(lone, input_size=(3, 2, 2)), "late")
+
+
 def test_a_kind_takes_all_of_that_kind_even_if_a_layer_has_its_name(resnet, layers):
     assert len(names(resnet, layers, "relu")) == 19
     assert names(resnet, layers, "linear") == ["linear"]

@@ -1,4 +1,4 @@
-"""Choose layers: by name, glob, kind, ``"activations"``, ``"blocks"`` or a function."""
+"""Choose layers: by name, glob, kind, a word such as ``"activations"``, or a function."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def select_layers(module: nn.Module, layers: Sequence[Layer], selection: Selecti
     layers : sequence of Layer
         All its layers, from `list_layers`.
     selection : str, sequence of str or callable
-        ``"activations"`` (every nonlinearity), ``"blocks"`` (the output of every repeated block),
-        a kind (``"relu"``, ``"conv"``), a name or a glob over names (``"layer4.*"``), several of
+        ``"activations"`` (every nonlinearity), ``"early"`` and ``"late"`` (their first and second
+        half, the one in the middle early), ``"blocks"`` (the output of every repeated block), a
+        kind (``"relu"``, ``"conv"``), a name or a glob over names (``"layer4.*"``), several of
         them, or a function that takes a `Layer` and says whether it is wanted.
 
     Raises
@@ -76,8 +77,10 @@ def _usable(layers: list[Layer]) -> list[Layer]:
 
 
 def _matching(module: nn.Module, layers: Sequence[Layer], word: str) -> list[str]:
-    if word == "activations":
+    if word in ("activations", "early", "late"):
         names = [layer.name for layer in layers if layer.kind in NONLINEARITIES]
+        half = (len(names) + 1) // 2
+        names = {"activations": names, "early": names[:half], "late": names[half:]}[word]
     elif word == "blocks":
         blocks = set(repeated_blocks(module))
         names = [la.name for la in layers if la.operation is None and la.owner in blocks]
@@ -94,7 +97,7 @@ def _no_match(module: nn.Module, layers: Sequence[Layer], word: str) -> str:
     what = type(module).__name__
     if word == "blocks":
         return f"{what} has no repeated block; name its layers, or take 'activations'"
-    if word == "activations" or word in _KIND_WORDS:
+    if word in ("activations", "early", "late") or word in _KIND_WORDS:
         kinds = Counter(layer.kind for layer in layers)
         found = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(8))
         return f"{what} has no layer of kind {word!r}; its kinds are {found or 'none'}"
