@@ -218,8 +218,8 @@ class ResponseHistogram(Accumulator):
         Notes
         -----
         ``G = sum_ij |r_i - r_j| / (2 n sum r)``. Each response is off by its relative error, or by
-        the upper edge of the last bin in that; G then is off by no more than the sum of these over the
-        sum of the responses, which is known exactly.
+        the upper edge of the last bin in that; G then is off by no more than the sum of these over
+        the sum of the responses, which is known exactly.
         """
         n = self._check_begun()
         edge = self._lowest_edge()
