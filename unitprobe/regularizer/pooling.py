@@ -17,8 +17,6 @@ _threshold_backward: Any = torch.ops.aten.threshold_backward
 _RUN = 512
 #: Half-precision values that a processor converts to single precision at a time: 1 MiB of these.
 _CONVERTED = 2**18
-#: Bytes of a gradient that stay in the cache of a processor between two steps.
-_IN_CACHE = 2**19
 
 
 def mean_beside(
@@ -164,26 +162,18 @@ def _add_to_every_position(gradient: Tensor, share: Tensor, unit: int) -> Tensor
 
 
 def _send_back(gradient: Tensor, share: Tensor, activation: Tensor, unit: int) -> Tensor:
-    """Return the sum of `_add_to_every_position` where the activation of a ReLU is positive.
-
-    A few stimuli at a time, so that the sum is still in the cache when it is masked.
-    """
+    """Return the sum of `_add_to_every_position` where the activation of a ReLU is positive."""
     together = _positions_together(gradient, unit)
     if not together or together != _positions_together(activation, unit):
         total = _add_to_every_position(gradient, share, unit)
         masked: Tensor = _threshold_backward(total, activation, 0)
         return masked
     last = gradient.movedim(unit, -1)
-    rows, ours = _rows(last, together), _rows(activation.movedim(unit, -1), together)
-    added = share.repeat(1, together)[:, None, :]
-    sent = torch.empty_like(rows)
-    stimuli = max(1, _IN_CACHE // max(1, rows[0].numel() * rows.element_size()))
-    for first in range(0, len(rows), stimuli):
-        part = slice(first, first + stimuli)
-        _threshold_backward.grad_input(
-            rows[part] + added[part], ours[part], 0, grad_input=sent[part]
-        )
-    return sent.reshape(last.shape).movedim(-1, unit)
+    rows = _rows(last, together) + share.repeat(1, together)[:, None, :]
+    # In place: to take memory for another tensor costs as much as to fill it.
+    ours = _rows(activation.movedim(unit, -1), together)
+    _threshold_backward.grad_input(rows, ours, 0, grad_input=rows)
+    return rows.reshape(last.shape).movedim(-1, unit)
 
 
 def _positions_together(values: Tensor, unit: int) -> int:
