@@ -111,11 +111,7 @@ class MeasuredLayer:
         """Add to `dataset` what label shuffles say of each measure, and return them, by measure."""
         shuffled = self._resample(inference.class_measures_null, names, resamples, seed)
         for name in names:
-            summary = inference.summarize_null(dataset[name].values, shuffled[name])
-            dataset[f"{name}_null_mean"] = ("unit", summary.mean)
-            dataset[f"{name}_z"] = ("unit", summary.z)
-            dataset[f"{name}_p"] = ("unit", summary.p)
-            dataset[f"{name}_corrected"] = ("unit", summary.corrected)
+            add_null(dataset, name, shuffled[name])
         return shuffled
 
     def intervals(
@@ -135,13 +131,8 @@ class MeasuredLayer:
         nulls = shuffled | self._resample(inference.class_measures_null, missing, resamples, seed)
         redrawn = self._resample(inference.class_measures_bootstrap, names, resamples, seed)
         for name in names:
-            low, high = inference.bootstrap_interval(
-                dataset[name].values, redrawn[name], null=nulls[name], no_effect=NO_EFFECT[name]
-            )
-            if name in ("class_selectivity", "ccmas") and not (self._responses_for(name) < 0).any():
-                low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-            dataset[f"{name}_low"] = ("unit", low)
-            dataset[f"{name}_high"] = ("unit", high)
+            signed = bool((self._responses_for(name) < 0).any())
+            add_interval(dataset, name, redrawn[name], nulls[name], signed=signed)
 
     def _responses_for(self, name: str) -> Responses:
         if name not in NON_NEGATIVE:
@@ -183,3 +174,28 @@ class MeasuredLayer:
                     seed=seed,
                 )
         return drawn
+
+
+def add_null(dataset: xr.Dataset, name: str, shuffled: FloatArray) -> None:
+    """Add to `dataset` what values after label shuffles, (resample, unit), say of a measure."""
+    summary = inference.summarize_null(dataset[name].values, shuffled)
+    dataset[f"{name}_null_mean"] = ("unit", summary.mean)
+    dataset[f"{name}_z"] = ("unit", summary.z)
+    dataset[f"{name}_p"] = ("unit", summary.p)
+    dataset[f"{name}_corrected"] = ("unit", summary.corrected)
+
+
+def add_interval(
+    dataset: xr.Dataset, name: str, redrawn: FloatArray, shuffled: FloatArray, *, signed: bool
+) -> None:
+    """Add to `dataset` the 95% interval of a measure, from resampled values (resample, unit).
+
+    `signed` tells whether responses are negative, and selectivity so has no bounds.
+    """
+    low, high = inference.bootstrap_interval(
+        dataset[name].values, redrawn, null=shuffled, no_effect=NO_EFFECT[name]
+    )
+    if name in ("class_selectivity", "ccmas") and not signed:
+        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    dataset[f"{name}_low"] = ("unit", low)
+    dataset[f"{name}_high"] = ("unit", high)

@@ -8,7 +8,6 @@ networks" (Nature Communications 2020), methods, and the code published by its a
 from __future__ import annotations
 
 import numpy as np
-import scipy.optimize
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
@@ -92,7 +91,9 @@ def _least_correlated(start: FloatArray, points: FloatArray) -> FloatArray:
         return 0.5 * float(np.sum(correlations**2)), gradient.ravel()
 
     first = np.linalg.qr(start)[0]
-    found = scipy.optimize.minimize(
+    from scipy.optimize import minimize
+
+    found = minimize(
         cost, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "ftol": 1e-7}
     )
     directions: FloatArray = np.linalg.qr(found.x.reshape(shape))[0]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from unitprobe.errors import OptionError
 from unitprobe.metrics._arrays import Array, as_labels, as_responses
@@ -151,6 +150,8 @@ def _geometry(
     points: FloatArray, margin: float, directions: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """Return capacity, radius and dimension of one manifold of (stimulus, unit) points."""
+    from scipy.optimize import nnls
+
     centre = points.mean(axis=0)
     distance = np.linalg.norm(centre)
     if distance <= 1e-12 * np.abs(points).max():

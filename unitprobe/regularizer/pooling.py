@@ -163,17 +163,15 @@ def _add_to_every_position(gradient: Tensor, share: Tensor, unit: int) -> Tensor
 
 def _send_back(gradient: Tensor, share: Tensor, activation: Tensor, unit: int) -> Tensor:
     """Return the sum of `_add_to_every_position` where the activation of a ReLU is positive."""
-    together = _positions_together(gradient, unit)
+    total = _add_to_every_position(gradient, share, unit)
+    together = _positions_together(total, unit)
     if not together or together != _positions_together(activation, unit):
-        total = _add_to_every_position(gradient, share, unit)
         masked: Tensor = _threshold_backward(total, activation, 0)
         return masked
-    last = gradient.movedim(unit, -1)
-    rows = _rows(last, together) + share.repeat(1, together)[:, None, :]
     # In place: to take memory for another tensor costs as much as to fill it.
-    ours = _rows(activation.movedim(unit, -1), together)
+    rows, ours = (_rows(tensor.movedim(unit, -1), together) for tensor in (total, activation))
     _threshold_backward.grad_input(rows, ours, 0, grad_input=rows)
-    return rows.reshape(last.shape).movedim(-1, unit)
+    return total
 
 
 def _positions_together(values: Tensor, unit: int) -> int:

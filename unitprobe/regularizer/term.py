@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any
@@ -288,12 +289,14 @@ class SelectivityRegularizer:
             return  # a pass that only looks at the network
         if torch.compiler.is_compiling():
             raise OptionError(_NEEDS_EXAMPLE)
-        self._find_layers(args, kwargs)
+        find: Callable[..., None] = self._find_layers
+        if "torch._dynamo" in sys.modules:  # which takes a second to load
+            find = torch.compiler.disable(find)  # type: ignore[no-untyped-call]
+        find(args, kwargs)
         # PyTorch has collected the hooks of this pass already, so the watcher is told of it.
         assert self._watcher is not None
         self._watcher.begin()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _find_layers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._first is not None:
             self._first.remove()

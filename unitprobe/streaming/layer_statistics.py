@@ -11,10 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unitprobe import inference
 from unitprobe import metrics as m
 from unitprobe.analysis import LAYER_METRICS, NON_NEGATIVE
-from unitprobe.analysis.catalogue import NO_EFFECT
+from unitprobe.analysis.measured import add_interval, add_null
 from unitprobe.errors import ResponseError
 from unitprobe.online import (
     Accumulator,
@@ -252,20 +251,8 @@ class LayerStatistics:
         """Add to `dataset` null and 95% interval of each measure, as `unitprobe.analyze` does."""
         drawn = {name: measures.values() for name, measures in self._resampled.items()}
         for name in null_names:
-            summary = inference.summarize_null(dataset[name].values, drawn["shuffles"][name])
-            dataset[f"{name}_null_mean"] = ("unit", summary.mean)
-            dataset[f"{name}_z"] = ("unit", summary.z)
-            dataset[f"{name}_p"] = ("unit", summary.p)
-            dataset[f"{name}_corrected"] = ("unit", summary.corrected)
+            add_null(dataset, name, drawn["shuffles"][name])
+        signed = self._signed != "rectify" and self.negative_responses > 0
         for name in interval_names:
-            low, high = inference.bootstrap_interval(
-                dataset[name].values,
-                drawn["redraws"][name],
-                null=drawn["shuffles"][name],
-                no_effect=NO_EFFECT[name],
-            )
-            bounded = self._signed == "rectify" or not self.negative_responses
-            if name in ("class_selectivity", "ccmas") and bounded:
-                low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-            dataset[f"{name}_low"] = ("unit", low)
-            dataset[f"{name}_high"] = ("unit", high)
+            redrawn, shuffled = drawn["redraws"][name], drawn["shuffles"][name]
+            add_interval(dataset, name, redrawn, shuffled, signed=signed)
