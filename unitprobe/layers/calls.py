@@ -268,11 +268,18 @@ class CallWatcher:
         if replacement is None:
             return None
         if args and args[0] is output and _works_in_place(what, args, kwargs):
-            if replacement.data_ptr() == output.data_ptr():
-                return replacement  # the same memory
+            if _same_memory(replacement, output):
+                return replacement
             # Whoever else holds the tensor that was overwritten must see the replacement too.
             return args[0].copy_(replacement)  # type: ignore[no-any-return]
         return replacement
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    try:
+        return one.data_ptr() == other.data_ptr()
+    except RuntimeError:
+        return one is other  # there is no memory while a graph is captured
 
 
 def _works_in_place(what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
