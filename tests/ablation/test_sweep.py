@@ -165,7 +165,7 @@ def test_a_network_without_logits_is_refused(stimuli):
     ("options", "match"),
     [
         ({"mode": "median"}, "zero, mean"),
-        ({"method": "magic"}, "auto, full"),
+        ({"method": "magic"}, "auto, suffix, full"),
         ({"units": [6]}, "unit 6 .*units 0 to 5"),
         ({"units": []}, "names no unit"),
     ],

@@ -2,67 +2,114 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+
+Counts = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 
 
 @dataclass
-class Outcome:
-    """Correct answers and loss, summed over stimuli. Outcomes of several batches add up.
+class Outcomes:
+    """Answers and loss of several ablations of one network, summed over stimuli.
 
     Attributes
     ----------
-    correct, count : arrays (class_name,)
-        Stimuli of each class that are classified correctly, and in all.
-    loss : float
+    correct : array (target, class_name)
+        Stimuli of each class that are classified correctly.
+    taken_for : array (target, class_name)
+        Stimuli that are classified as each class, of whatever class.
+    changed, lost, gained : arrays (target,)
+        Stimuli whose predicted output is another than the intact network's; those among them that
+        it alone, and that only the ablated network, classifies correctly.
+    loss : array (target,)
         Cross-entropy in nats, summed over stimuli.
     """
 
-    correct: npt.NDArray[np.int64]
-    count: npt.NDArray[np.int64]
-    loss: float
+    correct: Counts
+    taken_for: Counts
+    changed: Counts
+    lost: Counts
+    gained: Counts
+    loss: Values
 
     @classmethod
-    def empty(cls, classes: int) -> Outcome:
-        """Return the outcome of no stimulus."""
-        return cls(np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0.0)
+    def empty(cls, targets: int, classes: int) -> Outcomes:
+        """Return the outcomes of no stimulus."""
+        by_class = (targets, classes)
+        return cls(
+            np.zeros(by_class, np.int64),
+            np.zeros(by_class, np.int64),
+            np.zeros(targets, np.int64),
+            np.zeros(targets, np.int64),
+            np.zeros(targets, np.int64),
+            np.zeros(targets),
+        )
 
-    def add(self, logits: Tensor, targets: Tensor, labels: Tensor) -> None:
-        """Count a batch.
+    def add(self, first: int, logits: Tensor, batch: Answers) -> None:
+        """Count a batch of stimuli for the targets from `first` on.
 
         Parameters
         ----------
+        first : int
+            The first of the targets.
         logits : Tensor
-            (stimulus, output).
-        targets : Tensor
-            (stimulus,), the output that is right.
-        labels : Tensor
-            (stimulus,), the class.
+            (target, stimulus, output).
+        batch : Answers
+            What is right, and what the intact network says.
         """
-        right = (logits.argmax(1) == targets).cpu()
-        classes = len(self.count)
-        self.correct += torch.bincount(labels[right], minlength=classes).numpy()
-        self.count += torch.bincount(labels, minlength=classes).numpy()
-        self.loss += float(cross_entropy(logits.double(), targets, reduction="sum"))
+        rows = slice(first, first + len(logits))
+        predicted = logits.argmax(2)
+        right = predicted == batch.outputs
+        was_right = batch.predicted == batch.outputs
+        self.correct[rows] += _counts(right.to(batch.membership.dtype) @ batch.membership)
+        taken = predicted[:, :, None] == batch.output_of_class
+        self.taken_for[rows] += _counts(taken.sum(1))
+        self.changed[rows] += _counts((predicted != batch.predicted).sum(1))
+        self.lost[rows] += _counts((was_right & ~right).sum(1))
+        self.gained[rows] += _counts((~was_right & right).sum(1))
+        wide = logits.double()
+        chosen = wide.gather(2, batch.outputs.expand(len(logits), -1)[:, :, None])[:, :, 0]
+        self.loss[rows] += (wide.logsumexp(2) - chosen).sum(1).cpu().numpy()
 
-    @property
-    def accuracy(self) -> float:
-        """Share of stimuli that are classified correctly."""
-        return float(self.correct.sum() / self.count.sum())
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the counts by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @property
-    def class_accuracy(self) -> npt.NDArray[np.float64]:
-        """Share of each class, (class_name,); NaN for a class without stimuli."""
-        shares: npt.NDArray[np.float64] = np.full(len(self.count), np.nan)
-        np.divide(self.correct, self.count, out=shares, where=self.count > 0)
-        return shares
 
-    @property
-    def mean_loss(self) -> float:
-        """Cross-entropy in nats, mean over stimuli."""
-        return self.loss / int(self.count.sum())
+@dataclass(frozen=True)
+class Answers:
+    """What is right for a batch of stimuli, and what the intact network answers.
+
+    Attributes
+    ----------
+    outputs : Tensor
+        (stimulus,), the output that is right.
+    predicted : Tensor
+        (stimulus,), the output that the intact network takes.
+    membership : Tensor
+        (stimulus, class_name), 1 for the class of the stimulus.
+    output_of_class : Tensor
+        (class_name,), the output that stands for each class.
+    """
+
+    outputs: Tensor
+    predicted: Tensor
+    membership: Tensor
+    output_of_class: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, output_of_class: Tensor) -> Answers:
+        """Return the answers from the logits (stimulus, output) of the intact network."""
+        labels, output_of_class = (x.to(logits.device) for x in (labels, output_of_class))
+        membership = torch.nn.functional.one_hot(labels, len(output_of_class)).float()
+        return cls(output_of_class[labels], logits.argmax(1), membership, output_of_class)
+
+
+def _counts(tensor: Tensor) -> Counts:
+    counts: Counts = tensor.cpu().numpy().astype(np.int64)
+    return counts
