@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation.outcome import Outcomes
+from unitprobe.ablation.choice import (
+    Directions,
+    Groups,
+    Units,
+    choose_targets,
+    layer_that_makes,
+)
 from unitprobe.ablation.replacements import Mode
-from unitprobe.ablation.sweep import Method, Sweep, SweepOptions, run_sweep
+from unitprobe.ablation.result import result_tree
+from unitprobe.ablation.sweep import Method, SweepOptions, run_sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches, prepare
-from unitprobe.errors import LayerError, OptionError
-from unitprobe.layers import Layer, Selection, list_layers, select_layers
+from unitprobe.layers import Selection, list_layers, select_layers
 from unitprobe.models import Network
 from unitprobe.stimuli import Stimuli
-from unitprobe.store import SCHEMA_VERSION, check_layer_names
-
-#: Units of each layer, or of the layers by name.
-Units = Sequence[int] | Mapping[str, Sequence[int]]
-Groups = Sequence[Sequence[int]] | Mapping[str, Sequence[Sequence[int]]]
-Directions = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+from unitprobe.store import check_layer_names
 
 
 def ablate(
@@ -138,167 +133,9 @@ def ablate(
         listed = list_layers(network, example=first)
         chosen = select_layers(network.module, listed, layers)
         check_layer_names(layer.name for layer in chosen)
-        swept = [_targets(layer, units, groups, directions) for layer in chosen]
+        swept = [choose_targets(layer, units, groups, directions) for layer in chosen]
         if mode == "weights":
-            moved = [_made_by(targets.layer, listed) for targets in swept]
+            moved = [layer_that_makes(targets.layer, listed) for targets in swept]
             swept = [Targets(a, t.groups) for a, t in zip(moved, swept, strict=True)]
         sweep = run_sweep(network, images, swept, options)
     return result_tree(network, images, chosen, swept, sweep, options)
-
-
-def _targets(
-    layer: Layer, units: Units | None, groups: Groups | None, directions: Directions | None
-) -> Targets:
-    assert layer.units is not None
-    if sum(given is not None for given in (units, groups, directions)) > 1:
-        raise OptionError("units=, groups= and directions= exclude each other; give one")
-    if directions is not None:
-        rows = _rows(layer, _of_layer(layer, directions))
-        return Targets(layer, tuple((row,) for row in range(len(rows))), rows)
-    if groups is not None:
-        given = [list(group) for group in _of_layer(layer, groups)]
-    elif units is not None:
-        given = [[unit] for unit in _of_layer(layer, units)]
-    else:
-        given = [[unit] for unit in range(layer.units)]
-    if not given or not all(given):
-        raise OptionError("units=[] names no unit; give indices such as [0, 1], or None for all")
-    for group in given:
-        wrong = [unit for unit in group if not 0 <= unit < layer.units]
-        if wrong:
-            raise OptionError(
-                f"unit {wrong[0]} is not in layer {layer.name!r}, "
-                f"which has units 0 to {layer.units - 1}"
-            )
-    return Targets(layer, tuple(tuple(group) for group in given))
-
-
-def _of_layer(layer: Layer, given: object) -> Any:
-    if not isinstance(given, Mapping):
-        return given
-    if layer.name not in given:
-        raise OptionError(
-            f"layer {layer.name!r} is swept, but only {', '.join(map(repr, given))} are given; "
-            "name it too, or choose these layers with layers="
-        )
-    return given[layer.name]
-
-
-def _rows(layer: Layer, directions: npt.ArrayLike) -> torch.Tensor:
-    rows = torch.as_tensor(np.asarray(directions, dtype=np.float64))
-    if rows.ndim != 2 or rows.shape[1] != layer.units:
-        raise OptionError(
-            f"directions of shape {tuple(rows.shape)} do not fit layer {layer.name!r}, which has "
-            f"{layer.units} units; give an array (direction, unit)"
-        )
-    length = rows.norm(dim=1, keepdim=True)
-    if not bool(torch.isfinite(rows).all()) or bool((length == 0).any()):
-        raise OptionError(f"directions for layer {layer.name!r} hold a zero row, NaN or infinity")
-    normalized: torch.Tensor = rows / length
-    return normalized
-
-
-def _made_by(layer: Layer, listed: Sequence[Layer]) -> Layer:
-    """Return the convolution or linear layer whose units a layer passes on, normalised or not."""
-    between: Layer = layer
-    for before in reversed(listed[: listed.index(layer) + 1]):
-        if before.kind in ("conv", "linear") and before.units == layer.units:
-            return before
-        if before is not layer and before.kind not in ("norm", "dropout"):
-            between = before
-            break
-    raise LayerError(
-        f"mode='weights': the units of layer {layer.name!r} are not made by one convolution or "
-        f"linear layer alone (it follows {between.name!r}); choose other layers or mode='zero'"
-    )
-
-
-def result_tree(
-    network: Network,
-    stimuli: Stimuli,
-    layers: Sequence[Layer],
-    swept: Sequence[Targets],
-    sweep: Sweep,
-    options: SweepOptions,
-) -> xr.DataTree:
-    """Label what a sweep found; see `ablate`."""
-    intact = sweep.intact
-    total = sweep.class_count.sum()
-    root = xr.Dataset(
-        {
-            "accuracy": (
-                (),
-                float(intact.correct.sum() / total),
-                {"long_name": "accuracy of the intact network"},
-            ),
-            "class_accuracy": ("class_name", shares(intact.correct[0], sweep.class_count)),
-            "balanced_accuracy": ("class_name", balanced_accuracy(intact, sweep.class_count)[0]),
-            "loss": ((), float(intact.loss[0] / total), {"units": "nats"}),
-            "class_count": ("class_name", sweep.class_count),
-        },
-        coords={"class_name": np.asarray(stimuli.class_names, dtype=object)},
-        attrs={
-            "unitprobe_content": "ablation",
-            "unitprobe_schema": SCHEMA_VERSION,
-            "unitprobe_version": version("unitprobe"),
-            "network": network.name,
-            "weights_fingerprint": network.fingerprint,
-            "stimuli": stimuli.name,
-            "stimuli_fingerprint": stimuli.fingerprint,
-            "stimulus_count": len(stimuli),
-            "mode": options.mode,
-            "method": sweep.method,
-        },
-    )
-    nodes = {
-        layer.name: _layer_result(sweep, targets)
-        for layer, targets in zip(layers, swept, strict=True)
-    }
-    return xr.DataTree.from_dict({"/": root, **nodes})
-
-
-def _layer_result(sweep: Sweep, targets: Targets) -> xr.Dataset:
-    intact, ablated = sweep.intact, sweep.ablated[targets.layer.name]
-    count = sweep.class_count
-    total = count.sum()
-    by_class = shares(intact.correct, count) - shares(ablated.correct, count)
-    balanced = balanced_accuracy(intact, count) - balanced_accuracy(ablated, count)
-    dim = "unit"
-    coordinates = targets.single_units
-    if coordinates is None:
-        dim = "direction" if targets.directions is not None else "group"
-        coordinates = list(range(len(targets)))
-    return xr.Dataset(
-        {
-            "accuracy_drop": (dim, (intact.correct.sum() - ablated.correct.sum(1)) / total),
-            "class_accuracy_drop": ((dim, "class_name"), by_class),
-            "max_class_accuracy_drop": (dim, by_class[:, count > 0].max(axis=1)),
-            "balanced_accuracy_drop": ((dim, "class_name"), balanced),
-            "loss_increase": (dim, (ablated.loss - intact.loss) / total, {"units": "nats"}),
-            "changed_predictions": (dim, ablated.changed, {"units": "stimuli"}),
-        },
-        coords={dim: np.asarray(coordinates, dtype=np.int64)},
-    )
-
-
-def shares(counts: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return counts over how many there are; NaN for a class without stimuli."""
-    of = np.broadcast_to(of, counts.shape)
-    result: npt.NDArray[np.float64] = np.full(counts.shape, np.nan)
-    np.divide(counts, of, out=result, where=of > 0)
-    return result
-
-
-def balanced_accuracy(
-    outcomes: Outcomes, class_count: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Return the accuracy of telling each class from the rest, (target, class_name), in 0..1.
-
-    Half the share of the class that is classified as it, and half the share of all others that
-    are not (Bau et al. 2020, "Understanding the role of individual units in a deep neural
-    network", supplement); NaN for a class without stimuli, or with all.
-    """
-    others = class_count.sum() - class_count
-    recall = shares(outcomes.correct, class_count)
-    false_positives = outcomes.taken_for - outcomes.correct
-    return (recall + 1 - shares(false_positives, others)) / 2

@@ -1,0 +1,93 @@
+"""Which units, groups or directions of each chosen layer are ablated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unitprobe.ablation.targets import Targets
+from unitprobe.errors import LayerError, OptionError
+from unitprobe.layers import Layer
+
+#: Units of each layer, or of the layers by name.
+Units = Sequence[int] | Mapping[str, Sequence[int]]
+Groups = Sequence[Sequence[int]] | Mapping[str, Sequence[Sequence[int]]]
+Directions = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+
+
+def choose_targets(
+    layer: Layer, units: Units | None, groups: Groups | None, directions: Directions | None
+) -> Targets:
+    """Return what is ablated at a layer; all its units if nothing is given.
+
+    Raises
+    ------
+    OptionError
+        More than one is given, a unit does not exist, or directions do not fit the layer.
+    """
+    assert layer.units is not None
+    if sum(given is not None for given in (units, groups, directions)) > 1:
+        raise OptionError("units=, groups= and directions= exclude each other; give one")
+    if directions is not None:
+        rows = _rows(layer, _of_layer(layer, directions))
+        return Targets(layer, tuple((row,) for row in range(len(rows))), rows)
+    if groups is not None:
+        given = [list(group) for group in _of_layer(layer, groups)]
+    elif units is not None:
+        given = [[unit] for unit in _of_layer(layer, units)]
+    else:
+        given = [[unit] for unit in range(layer.units)]
+    if not given or not all(given):
+        raise OptionError("units=[] names no unit; give indices such as [0, 1], or None for all")
+    for group in given:
+        wrong = [unit for unit in group if not 0 <= unit < layer.units]
+        if wrong:
+            raise OptionError(
+                f"unit {wrong[0]} is not in layer {layer.name!r}, "
+                f"which has units 0 to {layer.units - 1}"
+            )
+    return Targets(layer, tuple(tuple(group) for group in given))
+
+
+def _of_layer(layer: Layer, given: object) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    if layer.name not in given:
+        raise OptionError(
+            f"layer {layer.name!r} is swept, but only {', '.join(map(repr, given))} are given; "
+            "name it too, or choose these layers with layers="
+        )
+    return given[layer.name]
+
+
+def _rows(layer: Layer, directions: npt.ArrayLike) -> torch.Tensor:
+    rows = torch.as_tensor(np.asarray(directions, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] != layer.units:
+        raise OptionError(
+            f"directions of shape {tuple(rows.shape)} do not fit layer {layer.name!r}, which has "
+            f"{layer.units} units; give an array (direction, unit)"
+        )
+    length = rows.norm(dim=1, keepdim=True)
+    if not bool(torch.isfinite(rows).all()) or bool((length == 0).any()):
+        raise OptionError(f"directions for layer {layer.name!r} hold a zero row, NaN or infinity")
+    normalized: torch.Tensor = rows / length
+    return normalized
+
+
+def layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
+    """Return the convolution or linear layer whose units a layer passes on, normalised or not."""
+    between: Layer = layer
+    for before in reversed(listed[: listed.index(layer) + 1]):
+        if before.kind in ("conv", "linear") and before.units == layer.units:
+            return before
+        if before is not layer and before.kind not in ("norm", "dropout"):
+            between = before
+            break
+    raise LayerError(
+        f"mode='weights': the units of layer {layer.name!r} are not made by one convolution or "
+        f"linear layer alone (it follows {between.name!r}); choose other layers or mode='zero'"
+    )
