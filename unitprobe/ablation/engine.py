@@ -88,7 +88,11 @@ def intact_logits(network: Network, images: Tensor) -> Tensor:
     ResponseError
         Logits are NaN or infinite.
     """
-    logits = run(network, images)
+    return check_logits(network, run(network, images))
+
+
+def check_logits(network: Network, logits: Tensor) -> Tensor:
+    """Return what a network gave if it is finite logits; raise as `intact_logits` if not."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
