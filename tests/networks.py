@@ -122,3 +122,69 @@ def count_hooks(module):
     return sum(
         len(child._forward_hooks) + len(child._forward_pre_hooks) for child in module.modules()
     )
+
+
+class Recurrent(nn.Module):
+    """Rows of a map as time steps: an LSTM, then a cell in a loop."""
+
+    input_size = (3, 8, 8)
+
+    def __init__(self, batch_first=True):
+        super().__init__()
+        self.batch_first = batch_first
+        self.lstm = nn.LSTM(24, 5, num_layers=2, bidirectional=True, batch_first=batch_first)
+        self.cell = nn.GRUCell(10, 7)
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, x):
+        x = x.permute(0, 2, 1, 3).flatten(2)  # (stimulus, row, channel and column)
+        if self.batch_first:
+            x, _ = self.lstm(x)
+        else:
+            x, _ = self.lstm(x.transpose(0, 1))
+            x = x.transpose(0, 1)
+        state = x.new_zeros(len(x), 7)
+        for step in range(3):
+            state = self.cell(x[:, step], state)
+        return self.head(state)
+
+
+class Experts(nn.Module):
+    """Each stimulus goes to one of two experts, by its mean."""
+
+    input_size = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(3, 6)
+        self.bright = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+        self.dark = nn.Sequential(nn.Linear(6, 6), nn.GELU())
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        mean = x.mean((2, 3))
+        features = torch.relu(self.stem(mean))
+        out = torch.zeros_like(features)
+        bright = mean.sum(1) > 0
+        for mask, expert in ((bright, self.bright), (~bright, self.dark)):
+            if mask.any():
+                out[mask] = expert(features[mask])
+        return self.head(torch.tanh(out))
+
+
+class Windows(nn.Module):
+    """Windows of a map are merged into the stimuli, worked on, and taken apart again."""
+
+    input_size = (6, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Linear(6, 6)
+        self.after = nn.Linear(6, 10)
+
+    def forward(self, x):
+        n = x.shape[0]
+        x = x.view(n, 6, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 6)
+        x = torch.relu(self.inside(x))
+        x = x.view(n, 2, 2, 4, 4, 6).permute(0, 1, 3, 2, 4, 5).reshape(n, 8, 8, 6)
+        return torch.relu(self.after(x))

@@ -4,8 +4,15 @@ import timm
 import torch
 from torch import nn
 
-from unitprobe import Probe
-from unitprobe.errors import LayerError, LayerNotFoundError, ModelError, OptionError
+from unitprobe import Probe, list_layers
+from unitprobe.errors import (
+    LayerError,
+    LayerNotFoundError,
+    ModelError,
+    OptionError,
+    UnitprobeWarning,
+)
+from unitprobe.probe import watch_layers
 
 
 def plain_hooks(model, images, modules):
@@ -24,6 +31,11 @@ def plain_hooks(model, images, modules):
     for handle in handles:
         handle.remove()
     return kept
+
+
+def probed(model, layers, images):
+    with Probe(model, layers) as probe:
+        return probe(images)
 
 
 def test_responses_are_the_spatial_means_of_what_plain_hooks_see():
@@ -160,16 +172,144 @@ def test_misuse_is_one_clear_line(reused):
     assert networks.count_hooks(reused) == 0
 
 
-def test_a_layer_that_the_data_does_not_reach_is_an_error():
-    class Sometimes(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.relu = nn.ReLU()
+def test_windows_are_pooled_by_stimulus():
+    model, images = networks.Windows(), torch.randn(3, 6, 8, 8)
+    windows = plain_hooks(model, images, ["inside"])["inside"]  # (stimulus * window, token, unit)
+    with Probe(model, ["inside", "relu"]) as probe:
+        response = probe(images)["inside"]
+    torch.testing.assert_close(response, windows.view(3, 4, 16, 6).mean((1, 2)), rtol=0, atol=1e-6)
+    with Probe(model, "inside", pool="none") as probe:
+        activation = probe(images)["inside"]  # (stimulus, unit, window, token)
+    assert torch.equal(activation, windows.view(3, 4, 16, 6).permute(0, 3, 1, 2))
 
-        def forward(self, x):
-            return self.relu(x) if float(x.sum()) > 0 else x
 
-    with Probe(Sometimes(), "relu") as probe:
-        probe(torch.ones(2, 3, 4, 4))
-        with pytest.raises(LayerError, match="did not reach 1 of 1 layers"):
-            probe(-torch.ones(2, 3, 4, 4))
+def test_what_replaces_an_activation_goes_back_into_its_windows_and_into_its_tuple():
+    model, images = networks.Windows().eval(), torch.randn(3, 6, 8, 8)
+    chosen = [layer for layer in list_layers(model) if layer.name == "inside"]
+
+    def silence(_layer, activation, _args):
+        activation = activation.clone()
+        activation[1] = 0  # the second stimulus, all windows
+        return activation
+
+    with watch_layers(model, chosen, silence), torch.no_grad():
+        changed = model(images)
+    with torch.no_grad():
+        intact = model(images)
+    assert torch.equal(changed[[0, 2]], intact[[0, 2]])
+    assert torch.equal(changed[1], torch.relu(model.after(torch.zeros(8, 8, 6))))
+
+    recurrent = networks.Recurrent().eval()
+    chosen = [layer for layer in list_layers(recurrent) if layer.name == "lstm[0]"]
+    with watch_layers(recurrent, chosen, lambda _l, x, _a: torch.zeros_like(x)), torch.no_grad():
+        outputs = recurrent(torch.randn(2, 3, 8, 8))
+    torch.testing.assert_close(outputs[0], outputs[1])
+
+
+class TestForwardStopsAfterTheLastWantedLayer:
+    def test_what_comes_later_does_not_run(self):
+        ran = []
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+        images = torch.randn(2, 3, 8, 8)
+        with Probe(model, "1") as probe:
+            expected = probe(images)["1"]
+            handle = model[2].register_forward_hook(lambda *_: ran.append(1))
+            assert torch.equal(probe(images)["1"], expected)
+        handle.remove()
+        assert not ran
+        assert networks.count_hooks(model) == 0
+
+    def test_no_network_swallows_it_and_nothing_stays_behind(self):
+        class Catches(nn.Module):
+            def forward(self, x):
+                try:
+                    torch.relu(x)
+                except Exception:
+                    return x
+                raise AssertionError("ran on")
+
+        class Listed(Catches):
+            def forward(self, x):
+                return super().forward(x) if self.armed else torch.relu(x)
+
+        model = Listed()
+        model.armed = False
+        model.train()
+        with Probe(model, "relu") as probe:
+            probe.resolve(torch.zeros(2, 3, 4, 4))
+            model.armed = True
+            assert probe(torch.ones(2, 3, 4, 4))["relu"].shape == (2, 3)
+            assert torch._C._len_torch_function_stack() == 0
+            assert model.training
+            assert torch.is_grad_enabled()
+        assert networks.count_hooks(model) == 0
+
+
+class TestPathsThatDependOnTheData:
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (1.0, -1.0, 2.0, -3.0, 4.0)])
+    bright = torch.tensor([True, False, True, False, True])
+
+    def test_layers_that_any_stimulus_reaches_are_listed_in_order(self):
+        model = networks.Experts()
+        one = [layer.name for layer in list_layers(model, example=self.images[:1])]
+        both = [layer.name for layer in list_layers(model, example=self.images)]
+        assert "bright.1" in one
+        assert "dark.1" not in one
+        assert set(one) < set(both)
+        assert [name for name in both if name in one] == one
+        assert both.index("relu") < both.index("dark.1") < both.index("tanh")
+
+    def test_responses_are_nan_where_a_stimulus_did_not_reach_the_layer(self):
+        model = networks.Experts().eval()
+        with pytest.warns(UnitprobeWarning, match=r"'bright.1' was .* by 2 of 5 stimuli \(and 1"):
+            seen = probed(model, "activations", self.images)
+        assert torch.equal(seen["bright.1"].isnan().all(1), ~self.bright)
+        assert torch.equal(seen["dark.1"].isnan().any(1), self.bright)
+        with torch.no_grad():
+            features = torch.relu(model.stem(self.images.mean((2, 3))))
+            expected = model.bright(features)[self.bright]
+        torch.testing.assert_close(seen["bright.1"][self.bright], expected)
+        assert not seen["tanh"].isnan().any()
+
+    def test_a_response_does_not_depend_on_the_other_stimuli(self):
+        class WholeBatch(nn.Module):
+            def forward(self, x):
+                return torch.relu(x) if x.sum() > 0 else torch.tanh(x)
+
+        with pytest.warns(UnitprobeWarning):
+            together = probed(WholeBatch(), "activations", self.images)
+        for name, response in together.items():
+            reached = [image for image in self.images if (image.sum() > 0) == (name == "relu")]
+            with Probe(WholeBatch(), name) as probe:
+                alone = iter([probe(image[None])[name] for image in reached])
+            each = torch.cat(
+                [response[:1] * torch.nan if row.isnan().all() else next(alone) for row in response]
+            )
+            torch.testing.assert_close(response, each, equal_nan=True, rtol=0, atol=0)
+        assert torch.equal(together["relu"].isnan().all(1), ~self.bright)
+
+    def test_a_choice_that_is_not_seen_is_noticed_by_what_is_missing(self):
+        class Switched(nn.Module):
+            calm = True
+
+            def forward(self, x):
+                return torch.relu(x) if self.calm or x.sum() > 0 else x
+
+        model = Switched()
+        dark_on_the_whole = self.images * torch.tensor([1, 9, 1, 9, 1]).view(5, 1, 1, 1)
+        probe = Probe(model, "relu")
+        probe.__enter__()
+        probe.resolve(self.images)
+        model.calm = False
+        seen = probe(dark_on_the_whole)
+        with pytest.warns(UnitprobeWarning, match="by 2 of 5"):
+            probe.__exit__(None, None, None)
+        assert torch.equal(seen["relu"].isnan().all(1), ~self.bright)
+
+    def test_an_ordinary_network_runs_once(self):
+        model = networks.ResNet20()
+        ran = []
+        with Probe(model) as probe:
+            model.conv1.register_forward_hook(lambda *_: ran.append(1))
+            probe(torch.randn(4, 3, 32, 32))
+        assert len(ran) == 2  # once to find the layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -9,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unitprobe.errors import LayerError, ModelError, OptionError
+from unitprobe.errors import LayerError, ModelError, OptionError, UnitprobeWarning
 from unitprobe.layers import (
     CallWatcher,
     Layer,
     Selection,
     as_input,
     evaluating,
-    list_layers,
+    find_layers,
+    inside,
     select_layers,
+    tensor_at,
+    with_tensor_at,
 )
 from unitprobe.layers.calls import Call
 from unitprobe.models import Network, as_network
@@ -44,17 +49,28 @@ def watch_layers(
     layers : sequence of Layer
         Layers of this network.
     visit : callable
-        See `Visitor`; called the moment the activation is computed.
+        See `Visitor`; called the moment the activation is computed, with the stimuli first,
+        as `Layer.shape` has it.
     on_begin : callable, optional
         Called before each forward pass.
     """
-    wanted = {Call(layer.owner, layer.operation, layer.call): layer for layer in layers}
+    wanted: dict[Call, list[Layer]] = {}
+    for layer in layers:
+        wanted.setdefault(Call(layer.owner, layer.operation, layer.call), []).append(layer)
 
     def report(
         call: Call, what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
-    ) -> Tensor | None:
-        layer = wanted.get(call)
-        return None if layer is None else visit(layer, output, args)
+    ) -> Any:
+        changed = None
+        for layer in wanted.get(call, ()):
+            computed = tensor_at(output, layer.output)
+            if computed is None:
+                continue  # on these data the call returns something else
+            replacement = visit(layer, layer.stimuli.to_front(computed), args)
+            if replacement is not None:
+                tensor = layer.stimuli.to_place(replacement)
+                changed = output = with_tensor_at(output, layer.output, tensor)
+        return changed
 
     return CallWatcher(
         module,
@@ -69,7 +85,13 @@ class Probe:
     """Read the responses of chosen layers while a network runs. A context manager.
 
     The network is in evaluation mode and computes no gradients inside a call; its training flags
-    and hooks are as before afterwards, whatever happens.
+    and hooks are as before afterwards, whatever happens. It runs no further than the last of the
+    chosen layers. Of a network wrapped by ``DataParallel`` or ``torch.compile``, the network inside
+    runs, on one device and uncompiled.
+
+    If the path of the network depends on the data (``if x.mean() > 0:``, ``x[mask]``), it is shown
+    the stimuli one by one, so that what a stimulus gives does not depend on the others; where it
+    did not reach a layer, its responses are NaN, and on leaving the context a warning says so.
 
     Parameters
     ----------
@@ -84,6 +106,10 @@ class Probe:
     ----------
     layers : list of Layer
         The chosen layers in execution order; known after the first call, or after `resolve`.
+    stimulus_count : int
+        How many stimuli the network was shown.
+    unreached : Counter
+        How many of them did not reach a layer, by its name. May be cleared, as may the count.
 
     Raises
     ------
@@ -109,8 +135,12 @@ class Probe:
         self._selection = layers
         self._pool = pool
         self._watcher: CallWatcher | None = None
+        self._module = inside(self._network.module)
         self._responses: dict[str, Tensor] = {}
+        self._one_by_one = False
         self._open = False
+        self.stimulus_count = 0
+        self.unreached: Counter[str] = Counter()
         self.layers: list[Layer] = []
         check_pool(pool, [])
 
@@ -128,14 +158,21 @@ class Probe:
         if self._watcher is not None:
             self._watcher.detach()
             self._watcher = None
+        if kind is None:
+            self._warn_of_unreached()
 
     def resolve(self, example: Tensor) -> list[Layer]:
-        """Choose the layers, by running the network on stimuli, and attach to them; only once."""
+        """Choose the layers, by running the network on stimuli, and attach to them; only once.
+
+        If the path of the network depends on the data, layers are those that any of these stimuli
+        reaches.
+        """
         if self._watcher is None:
-            listed = list_layers(self._network, example=example)
-            self.layers = select_layers(self._network.module, listed, self._selection)
+            found = find_layers(self._module, (example,), {})
+            self._one_by_one = found.depend_on_data
+            self.layers = select_layers(self._module, found.layers, self._selection)
             check_pool(self._pool, self.layers)
-            self._watcher = watch_layers(self._network.module, self.layers, self._keep)
+            self._watcher = watch_layers(self._module, self.layers, self._keep)
             self._watcher.attach()
         return self.layers
 
@@ -145,42 +182,87 @@ class Probe:
         Returns
         -------
         dict of str to Tensor
-            Responses (stimulus, unit) by layer name, or activations with ``pool="none"``, on the
-            network's device.
+            Responses (stimulus, unit) by layer name, in execution order, or activations with
+            ``pool="none"``, on the network's device. NaN where a stimulus did not reach a layer.
 
         Raises
         ------
         LayerError
-            The network did not reach one of the layers on these stimuli.
+            A layer has another shape for one stimulus than for another.
         ModelError
             The network does not run on these stimuli.
         """
         if not self._open:
             raise OptionError("a Probe reads only inside its context: with Probe(model) as probe:")
-        module = self._network.module
         self.resolve(stimuli)
-        self._responses = {}
+        stimuli = as_input(self._module, stimuli)
+        self.stimulus_count += len(stimuli)
+        if not self._one_by_one:
+            responses = self._run(stimuli)
+            if len(responses) == len(self.layers):
+                return {layer.name: responses[layer.name] for layer in self.layers}
+        alone = [self._run(stimulus) for stimulus in stimuli[:, None]]
+        return {layer.name: self._joined(layer, alone, stimuli) for layer in self.layers}
+
+    def _run(self, stimuli: Tensor) -> dict[str, Tensor]:
+        """Return the responses of the layers that all of these stimuli reached."""
         watcher = self._watcher
         assert watcher is not None
-        with evaluating(module), torch.no_grad(), watcher.alone():
+        self._responses = {}
+        with evaluating(self._module), torch.no_grad(), watcher.alone():
             try:
-                module(as_input(module, stimuli))
+                self._module(stimuli)
+            except _AllSeen:
+                pass
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 raise ModelError(
                     f"{self._network.name} does not run on stimuli of shape "
                     f"{tuple(stimuli.shape)} (stimulus, channel, y, x): {reason}"
                 ) from error
-        missed = [layer.name for layer in self.layers if layer.name not in self._responses]
-        if missed:
-            raise LayerError(
-                f"{self._network.name} did not reach {len(missed)} of {len(self.layers)} layers on "
-                f"these stimuli, the first {missed[0]!r}; its path depends on the data"
-            )
         responses, self._responses = self._responses, {}
-        return responses
+        return {name: found for name, found in responses.items() if len(found) == len(stimuli)}
 
     def _keep(self, layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
-        if len(activation) == 0 or layer.unit_axis is None:
-            raise LayerError(f"layer {layer.name!r} has no stimulus or no known unit axis")
+        assert layer.unit_axis is not None
         self._responses[layer.name] = pool_activation(activation, layer.unit_axis, self._pool)
+        if len(self._responses) == len(self.layers):
+            raise _AllSeen
+
+    def _joined(self, layer: Layer, alone: list[dict[str, Tensor]], like: Tensor) -> Tensor:
+        """Return the responses of a layer to stimuli that were shown one by one."""
+        reached = [responses[layer.name] for responses in alone if layer.name in responses]
+        self.unreached[layer.name] += len(alone) - len(reached)
+        if reached:
+            nothing = torch.full_like(reached[0], torch.nan)
+        else:
+            assert layer.unit_axis is not None
+            empty = like.new_full((1, *layer.shape[1:]), torch.nan)
+            nothing = pool_activation(empty, layer.unit_axis, self._pool)
+        shapes = {tuple(response.shape[1:]) for response in reached}
+        if len(shapes) > 1:
+            raise LayerError(
+                f"layer {layer.name!r} has the shapes {sorted(shapes)} for different stimuli; "
+                "pool its positions, or leave it out"
+            )
+        return torch.cat([responses.get(layer.name, nothing) for responses in alone])
+
+    def _warn_of_unreached(self) -> None:
+        missed = {name: count for name, count in self.unreached.items() if count}
+        if not missed:
+            return
+        first, count = next(iter(missed.items()))
+        others = f" (and {len(missed) - 1} more not by all)" if len(missed) > 1 else ""
+        warnings.warn(
+            f"the path of {self._network.name} depends on the data: layer {first!r} was not "
+            f"reached by {count} of {self.stimulus_count} stimuli{others}; their responses are NaN",
+            UnitprobeWarning,
+            stacklevel=3,
+        )
+
+
+class _AllSeen(BaseException):
+    """Every chosen layer has been seen, so the rest of the network need not run.
+
+    No `Exception`, for a network may catch those.
+    """

@@ -22,13 +22,15 @@ from unitprobe.layers import (
     Selection,
     as_input,
     evaluating,
+    inside,
     list_layers,
     select_layers,
 )
-from unitprobe.layers.axes import Axes, AxisFollower, tensors_in
+from unitprobe.layers.axes import Axes, AxisFollower
 from unitprobe.layers.calls import Call
 from unitprobe.layers.discover import example_input
 from unitprobe.layers.layer import NONLINEARITIES, kind_of_operation
+from unitprobe.layers.outputs import Path, named_tensors, tensors_in
 from unitprobe.models import Network, as_network
 
 FloatArray = NDArray[np.float64]
@@ -165,7 +167,7 @@ def weight_norms(
     (array([7., 1., 0.]), array([5., 1., 0.]), array([1. , 2. , 0.5]))
     """
     network = as_network(model)
-    module = network.module
+    module = inside(network.module)
     if example is None:
         example = example_input(network)
     chosen = select_layers(module, list_layers(network, example=example), layers)
@@ -183,7 +185,7 @@ def weight_norms(
         module(stimuli)
     found = {}
     for layer in chosen:
-        reading = reader.calls.get(Call(layer.owner, layer.operation, layer.call))
+        reading = reader.calls.get((Call(layer.owner, layer.operation, layer.call), layer.output))
         if reading is None or len(reading.outgoing.l1) != layer.units:
             raise ModelError(
                 f"{network.name} did not compute layer {layer.name!r} of {layer.units} units in a "
@@ -201,7 +203,7 @@ class _Reader:
     """Follows units from the weights that make them to the weights that read them."""
 
     def __init__(self, module: nn.Module, stimuli: Tensor) -> None:
-        self.calls: dict[Call, _Reading] = {}
+        self.calls: dict[tuple[Call, Path], _Reading] = {}
         self.watcher = CallWatcher(module, self.report)
         self._axes = AxisFollower()
         self._axes.start(stimuli)
@@ -225,8 +227,9 @@ class _Reader:
             self._axes.follow(call.operation, what, args, kwargs, output)
             for result in tensors_in(output):
                 self._made(call.operation, args, kwargs, before, result)
-        if isinstance(output, Tensor) and output in self._readings:
-            self.calls[call] = self._readings[output]
+        for path, tensor in named_tensors(output):
+            if tensor in self._readings:
+                self.calls[call, path] = self._readings[tensor]
 
     def _made(
         self,

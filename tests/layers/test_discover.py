@@ -136,26 +136,12 @@ def test_values_seen_are_those_of_the_torchvision_graph_extractor():
         torch.testing.assert_close(activation, theirs[name], rtol=0, atol=1e-6)
 
 
-class Windows(nn.Module):
-    """Windows of a map are merged into the stimuli, worked on, and taken apart again."""
-
-    def __init__(self):
-        super().__init__()
-        self.inside = nn.Linear(6, 6)
-        self.after = nn.Linear(6, 10)
-
-    def forward(self, x):
-        n = x.shape[0]
-        x = x.view(n, 6, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 6)
-        x = torch.relu(self.inside(x))
-        x = x.view(n, 2, 2, 4, 4, 6).permute(0, 1, 3, 2, 4, 5).reshape(n, 8, 8, 6)
-        return torch.relu(self.after(x))
-
-
 def test_stimuli_are_followed_into_windows_and_out_again():
-    layers = by_name(Windows(), input_size=(6, 8, 8))
-    assert layers["inside"].unit_axis is None  # its first axis is windows, not stimuli
-    assert layers["relu"].unit_axis is None
+    layers = by_name(networks.Windows())
+    inside = layers["inside"]
+    assert (inside.shape, inside.unit_axis, inside.stimuli) == ((1, 4, 16, 6), -1, (0, 1, 4))
+    assert inside.position_dims == ("window", "token")
+    assert (layers["relu"].unit_axis, layers["relu"].units) == (-1, 6)
     assert (layers["reshape_1"].unit_axis, layers["reshape_1"].units) == (-1, 6)
     assert (layers["relu_1"].unit_axis, layers["relu_1"].units) == (-1, 10)
 

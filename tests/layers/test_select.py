@@ -1,11 +1,12 @@
 import networks
 import pytest
 import timm
+import torchvision
 from torch import nn
 
 from unitprobe import list_layers
 from unitprobe.errors import LayerError, LayerNotFoundError, UnitprobeWarning
-from unitprobe.layers import select_layers
+from unitprobe.layers import repeated_blocks, select_layers
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,41 @@ def test_blocks_of_timm_networks(model, first, count):
     module = timm.create_model(model, pretrained=False)
     blocks = select_layers(module, list_layers(module), "blocks")
     assert (blocks[0].name, len(blocks)) == (first, count)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "googlenet",
+            [f"inception{b}" for b in ("3a", "3b", *(f"4{i}" for i in "abcde"), "5a", "5b")],
+        ),
+        (
+            "inception_v3",
+            [f"Mixed_{b}" for b in ("5b", "5c", "5d", *(f"6{i}" for i in "abcde"))]
+            + [f"Mixed_7{i}" for i in "abc"],
+        ),
+    ],
+)
+def test_blocks_of_inception_networks_are_the_inception_blocks(name, expected):
+    module = torchvision.models.get_model(name, weights=None, init_weights=False).eval()
+    blocks = select_layers(module, list_layers(module, input_size=(3, 96, 96)), "blocks")
+    assert [layer.name for layer in blocks] == expected
+
+
+def test_blocks_without_a_second_weight_count_where_there_are_no_others():
+    def block():
+        return nn.Sequential(Dense(6), Dense(6))
+
+    class Dense(nn.Module):
+        def __init__(self, units):
+            super().__init__()
+            self.linear, self.act = nn.Linear(units, units), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.linear(x))
+
+    assert repeated_blocks(block()) == ["0", "1"]
 
 
 def test_a_glob_a_list_and_a_function_choose_by_name(resnet, layers):

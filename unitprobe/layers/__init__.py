@@ -1,29 +1,39 @@
 """Discover, name and select layers: one address for every activation."""
 
+from unitprobe.layers.blocks import repeated_blocks
 from unitprobe.layers.calls import Call, CallWatcher
 from unitprobe.layers.discover import (
-    as_input,
-    device_of,
-    evaluating,
+    FoundLayers,
     example_input,
+    find_layers,
     list_layers,
     list_layers_of_call,
 )
-from unitprobe.layers.layer import NONLINEARITIES, Layer
-from unitprobe.layers.select import Selection, repeated_blocks, select_layers
+from unitprobe.layers.layer import NONLINEARITIES, Layer, StimulusAxis
+from unitprobe.layers.outputs import tensor_at, tensors_in, with_tensor_at
+from unitprobe.layers.running import as_input, device_of, evaluating
+from unitprobe.layers.select import Selection, select_layers
+from unitprobe.layers.structure import inside
 
 __all__ = [
     "NONLINEARITIES",
     "Call",
     "CallWatcher",
+    "FoundLayers",
     "Layer",
     "Selection",
+    "StimulusAxis",
     "as_input",
     "device_of",
     "evaluating",
     "example_input",
+    "find_layers",
+    "inside",
     "list_layers",
     "list_layers_of_call",
     "repeated_blocks",
     "select_layers",
+    "tensor_at",
+    "tensors_in",
+    "with_tensor_at",
 ]

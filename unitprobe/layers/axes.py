@@ -9,12 +9,14 @@ at every place, the index along the axis, and the axis is where the indices end 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from unitprobe.layers.outputs import tensors_in
 
 
 class Axis(NamedTuple):
@@ -40,44 +42,37 @@ class Axes(NamedTuple):
     unit: Axis | None
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text, as names of operations are written here."""
     return frozenset(text.split())
 
 
-_UNITS_FIRST = _words(
+_UNITS_FIRST = words(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
     "batch_norm instance_norm group_norm"
 )
-_UNITS_LAST = _words("linear bilinear")
-_NORMS_OF_LAST = _words("layer_norm rms_norm")
-_CONTRACTIONS = _words(
+_UNITS_LAST = words("linear bilinear lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
+_RECURRENT = words("lstm gru rnn_tanh rnn_relu")
+#: What is run operation by operation, so that its output is known already.
+_COMPOSITES = words("multi_head_attention_forward")
+_NORMS_OF_LAST = words("layer_norm rms_norm")
+_CONTRACTIONS = words(
     "einsum tensordot inner outer addmm addbmm baddbmm addmv mv multi_dot chain_matmul kron cdist "
     "gather take_along_dim fold unfold"
 )
-_PRODUCTS = _words("matmul bmm mm")
-_MOVES = _words(
+_PRODUCTS = words("matmul bmm mm")
+_MOVES = words(
     "T chunk expand expand_as flatten flip getitem index_select mT moveaxis movedim narrow permute "
     "pixel_shuffle pixel_unshuffle repeat reshape roll select split squeeze swapaxes swapdims t "
     "tensor_split transpose unbind unflatten unsqueeze view view_as "
     "amax amin max mean min std sum var"
 )
-_RESIZES = _words("cat concat pad")
-_CREATIONS = _words(
+_PICKS = words("getitem index_select")
+_RESIZES = words("cat concat pad")
+_CREATIONS = words(
     "new_empty new_full new_ones new_tensor new_zeros empty_like full_like ones_like rand_like "
     "randint_like randn_like zeros_like"
 )
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a tensor, tuple, list or dictionary, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
 
 
 class AxisFollower:
@@ -107,12 +102,18 @@ class AxisFollower:
     ) -> None:
         """Work out the axes of what one operation returned."""
         sources = [t for t in tensors_in((args, kwargs)) if t in self._axes]
-        if not sources or operation in _CREATIONS:
+        if not sources or operation in _CREATIONS or operation in _COMPOSITES:
+            return
+        if operation == "setitem":
+            self._filled(args[0], args[2])
             return
         results = list(tensors_in(output))
         operands = [value for value in args if isinstance(value, Tensor)]
-        if operation in _MOVES and len(operands) == 1:
+        picks = operation in _PICKS and sources[0] is args[0]
+        if picks or (operation in _MOVES and len(operands) == 1):
             found = self._moved(function, args, kwargs, sources[0], len(results))
+        elif operation in _RECURRENT:
+            found = self._recurrent(args, results)
         elif operation == "stack":
             found = [self._stacked(args, kwargs, sources[0])]
         else:
@@ -141,7 +142,7 @@ class AxisFollower:
         if operation in _CONTRACTIONS:
             return self._influenced(function, args, kwargs, source, result)
         if operation in _PRODUCTS:
-            return Axes(stimulus, self._unit_of_product(args, kwargs, result))
+            return Axes(_if_kept(stimulus, result), self._unit_of_product(args, kwargs, result))
         if operation == "scaled_dot_product_attention":
             value = args[2] if len(args) > 2 else kwargs["value"]
             return self.axes(value) or Axes(stimulus, None)
@@ -150,6 +151,28 @@ class AxisFollower:
         if operation in _RESIZES and unit is not None:
             return Axes(stimulus, Axis.new(unit.number, result))
         return Axes(_if_kept(stimulus, result), _if_kept(unit, result))
+
+    def _filled(self, target: Tensor, value: Any) -> None:
+        # An empty tensor that is filled with what was computed from the stimuli.
+        if isinstance(value, Tensor) and value in self._axes and target not in self._axes:
+            known = self._axes[value] if value.shape == target.shape else Axes(None, None)
+            self._axes[target] = known
+
+    def _recurrent(self, args: tuple[Any, ...], results: list[Tensor]) -> list[Axes]:
+        """Return the axes of (sequence, last state, ...) that PyTorch's recurrent functions give.
+
+        The states have an axis of layers and directions before that of the stimuli.
+        """
+        nothing = [Axes(None, None)] * len(results)
+        axes = self.axes(args[0])
+        time = 0 if args[-1] is False else 1
+        if axes is None or axes.stimulus is None or args[0].ndim != 3 or len(args) < 7:
+            return nothing  # or a packed sequence
+        if axes.stimulus.number != 1 - time:
+            return nothing  # stimuli are taken for time steps, and are mixed with one another
+        states = [Axis(1, axes.stimulus.indices) for _ in results[1:]]
+        stimuli = [axes.stimulus, *states]
+        return [Axes(s, Axis.new(2, t)) for s, t in zip(stimuli, results, strict=True)]
 
     def _unit_of_product(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor
@@ -246,8 +269,9 @@ def _changed_places(differs: Tensor, number: int) -> Tensor:
 
 
 def _if_kept(axis: Axis | None, result: Tensor) -> Axis | None:
-    same = axis is not None and result.shape[axis.number] == len(axis.indices)
-    return axis if same else None
+    if axis is None or axis.number >= result.ndim:
+        return None
+    return axis if result.shape[axis.number] == len(axis.indices) else None
 
 
 def _spread(axis: Axis, like: Tensor) -> Tensor:

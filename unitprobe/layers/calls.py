@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from unitprobe.layers.layer import nonlinearity_of_class
+from unitprobe.layers.structure import class_name, named_children, named_modules
 
 _FOLLOWED_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
 _REFLECTED = {"rsub": "sub", "rdiv": "div", "rpow": "pow", "rmatmul": "matmul", "ifloordiv": "div"}
@@ -38,9 +39,12 @@ class Call(NamedTuple):
     number: int
 
 
-#: Receives the address, the function or module, its arguments and its output. A tensor that it
-#: returns takes the place of the output.
-Report = Callable[[Call, Any, tuple[Any, ...], Mapping[str, Any], Any], torch.Tensor | None]
+#: Receives the address, the function or module, its arguments and its output. What it returns, if
+#: not None, takes the place of the output.
+Report = Callable[[Call, Any, tuple[Any, ...], Mapping[str, Any], Any], Any]
+
+#: One function to PyTorch, many operations to a reader of activations.
+COMPOSITES = frozenset((nn.functional.multi_head_attention_forward,))
 
 
 @lru_cache(maxsize=4096)
@@ -64,10 +68,24 @@ def is_leaf(module: nn.Module) -> bool:
     nonlinearity by its class name (timm's ``Swish``). A subclass that overrides ``forward`` may do
     anything in it, so its operations are layers.
     """
-    if any(True for _ in module.children()):
+    if any(True for _ in named_children(module)):
         return False
     own_forward = type(module).forward.__module__.startswith("torch.nn.")
-    return own_forward or nonlinearity_of_class(type(module).__name__) is not None
+    return own_forward or nonlinearity_of_class(class_name(module)) is not None
+
+
+@lru_cache
+def _opened(function: FunctionType) -> FunctionType:
+    """Return a composite function that runs its operations where they can be intercepted.
+
+    PyTorch's own asks first whether somebody intercepts it as a whole, which would end here again.
+    """
+    names = {**function.__globals__, "has_torch_function": lambda _: False}
+    opened = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
 
 
 # The watcher that alone hears what runs now; see `CallWatcher.alone`.
@@ -84,7 +102,8 @@ class CallWatcher:
     report : callable
         See `Report`. Operations that it runs itself are not reported.
     modules : collection of str, optional
-        Paths of the modules whose calls are reported; all but the root if None.
+        Paths of the modules whose calls are reported, as `named_modules` gives them; all but the
+        root if None.
     operations : collection of (str, str), optional
         The (owner, operation) pairs that are reported; all if None. Where it is empty, nothing is
         intercepted and the network runs at its own speed.
@@ -121,7 +140,7 @@ class CallWatcher:
             self._handles.append(self._module.register_forward_pre_hook(self._before))
             self._handles.append(self._module.register_forward_hook(self._end, always_call=True))
             intercept = self._operations is None or bool(self._operations)
-            for path, module in self._module.named_modules():
+            for path, module in named_modules(self._module):
                 if isinstance(module, torch.jit.ScriptModule):
                     continue  # takes no hooks
                 if path and is_leaf(module):
@@ -193,6 +212,9 @@ class CallWatcher:
             yield
         finally:
             _ALONE.reset(token)
+            # PyTorch does not call the hook that does this if an exception is no `Exception`.
+            self._running = False
+            self._leave_mode()
 
     @staticmethod
     def someone_is_alone() -> bool:
@@ -233,11 +255,15 @@ class CallWatcher:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run one intercepted function and report it."""
-        output = function(*args, **kwargs)
         if self._reporting or self._is_deaf():
-            return output
+            return function(*args, **kwargs)
         # The compiler looks through a cache, and warns of it.
         compiling = torch.compiler.is_compiling()
+        if function in COMPOSITES and not compiling and self._mode is not None:
+            with self._mode:
+                output = _opened(function)(*args, **kwargs)
+        else:
+            output = function(*args, **kwargs)
         operation = (operation_name.__wrapped__ if compiling else operation_name)(function)
         if operation is None:
             return output
@@ -254,7 +280,7 @@ class CallWatcher:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         output: Any,
-    ) -> torch.Tensor | None:
+    ) -> Any:
         """Count and report one call; return what takes the place of its output, if anything."""
         if not self._running or self._is_deaf():
             return None
@@ -267,11 +293,12 @@ class CallWatcher:
             self._reporting = False
         if replacement is None:
             return None
-        if args and args[0] is output and _works_in_place(what, args, kwargs):
+        overwritten = bool(args) and args[0] is output and isinstance(output, torch.Tensor)
+        if overwritten and _works_in_place(what, args, kwargs):
             if _same_memory(replacement, output):
                 return replacement
             # Whoever else holds the tensor that was overwritten must see the replacement too.
-            return args[0].copy_(replacement)  # type: ignore[no-any-return]
+            return output.copy_(replacement)
         return replacement
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unitprobe.errors import ModelError
-from unitprobe.layers.axes import Axes, AxisFollower, tensors_in
+from unitprobe.layers.axes import Axes, Axis, AxisFollower, words
 from unitprobe.layers.calls import Call, CallWatcher, is_leaf
 from unitprobe.layers.layer import (
     NONLINEARITIES,
     Layer,
+    StimulusAxis,
     kind_of_operation,
     nonlinearity_of_class,
 )
+from unitprobe.layers.outputs import Path, named_tensors, suffix, tensors_in
+from unitprobe.layers.running import as_input, evaluating
+from unitprobe.layers.structure import class_name, inside, named_modules
 from unitprobe.models import Network, as_network
+from unitprobe.models.network import stated_input_size
 
 
 def list_layers(
@@ -31,7 +35,10 @@ def list_layers(
     """List every layer of a network, in execution order.
 
     The network runs once, in evaluation mode and without gradients, on two stimuli; it is left as
-    it was found, its training flags, random state and hooks included.
+    it was found, its training flags, random state and hooks included. If its path depends on the
+    data, it runs once for each stimulus of the example, and the layers are all that any of them
+    reaches. A network wrapped by ``DataParallel`` or ``torch.compile`` has the layers of the
+    network inside, and runs as that.
 
     Parameters
     ----------
@@ -65,7 +72,7 @@ def list_layers(
     network = as_network(model)
     if example is None:
         example = example_input(network, input_size)
-    return list_layers_of_call(network.module, (example,), {})
+    return find_layers(network.module, (example,), {}).layers
 
 
 def example_input(network: Network, input_size: tuple[int, int, int] | None = None) -> Tensor:
@@ -76,7 +83,7 @@ def example_input(network: Network, input_size: tuple[int, int, int] | None = No
     ModelError
         Neither the call nor the network states a size.
     """
-    size = input_size or network.input_size
+    size = input_size or network.input_size or stated_input_size(inside(network.module))
     if size is None:
         raise ModelError(
             f"{network.name}: the size of its input is not known; "
@@ -91,38 +98,11 @@ def example_input(network: Network, input_size: tuple[int, int, int] | None = No
     return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run a network in evaluation mode, as written, and put its training flags back.
+class FoundLayers(NamedTuple):
+    """The layers of a network, and whether the values of its stimuli choose among them."""
 
-    PyTorch's fused transformer path is switched off: it computes no activation in between.
-    """
-    flags = [(child, child.training) for child in module.modules()]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for child, training in flags:
-            child.training = training
-
-
-def as_input(module: nn.Module, stimuli: Tensor) -> Tensor:
-    """Return stimuli on the device and, if they are floats, in the precision of a network."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point() and stimuli.is_floating_point():
-            return stimuli.to(parameter.device, parameter.dtype, non_blocking=True)
-        break
-    return stimuli.to(device_of(module), non_blocking=True)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a network's first parameter or buffer, the CPU if it has none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    layers: list[Layer]
+    depend_on_data: bool
 
 
 def list_layers_of_call(
@@ -135,13 +115,55 @@ def list_layers_of_call(
     ModelError
         The network does not run on them.
     """
+    return find_layers(module, args, kwargs).layers
+
+
+def find_layers(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FoundLayers:
+    """Find the layers of a network that is called with these arguments, the stimuli first.
+
+    Raises
+    ------
+    ModelError
+        The network does not run on them.
+    """
+    module = inside(module)
     example = next(tensors_in((args, kwargs)), None)
     if example is None or example.ndim < 2:
         raise ModelError(f"{type(module).__name__} is called without a batch of stimuli")
-    args = tuple(_two(value, module, len(example)) for value in args)
-    kwargs = {name: _two(value, module, len(example)) for name, value in kwargs.items()}
+    count = len(example)
+    names = _Names(module)
+
+    def listing_of(indices: Sequence[int]) -> _Listing:
+        chosen = [_take(value, module, count, indices) for value in (*args, *kwargs.values())]
+        named = dict(zip(kwargs, chosen[len(args) :], strict=True))
+        return _run(module, chosen[: len(args)], named, names, count)
+
+    listing = listing_of([0, min(1, count - 1)])
+    if count == 1 or not listing.depends_on_data:
+        return FoundLayers(listing.layers, listing.depends_on_data)
+    # Each stimulus twice: the stimulus axis is found where two stand side by side.
+    layers: list[Layer] = []
+    for index in range(count):
+        layers = _united(layers, listing_of([index, index]).layers)
+    return FoundLayers(layers, True)
+
+
+def _take(value: Any, module: nn.Module, count: int, indices: Sequence[int]) -> Any:
+    """Return some stimuli of a batch, as a copy; whatever is no batch as it is."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+        return value
+    return as_input(module, value.detach()[list(indices)])
+
+
+def _run(
+    module: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    names: _Names,
+    count: int,
+) -> _Listing:
     stimuli = next(tensors_in((args, kwargs)))
-    listing = _Listing(module, len(example))
+    listing = _Listing(module, names, count)
     listing.axes.start(stimuli)
     devices = [stimuli.device] if stimuli.device.type == "cuda" else []
     with (
@@ -157,30 +179,58 @@ def list_layers_of_call(
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ModelError(
                 f"{type(module).__name__} does not run on an input of shape "
-                f"{tuple(example.shape)} (stimulus, channel, y, x): {reason}"
+                f"{(count, *stimuli.shape[1:])} (stimulus, channel, y, x): {reason}"
             ) from error
-    return listing.layers
+    return listing
 
 
-def _two(value: Any, module: nn.Module, count: int) -> Any:
-    """Return two stimuli of a batch, as a copy; whatever is no batch as it is."""
-    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
-        return value
-    two = value[:2] if count > 1 else torch.cat([value, value])
-    return as_input(module, two.detach().clone())
+def _united(layers: list[Layer], others: list[Layer]) -> list[Layer]:
+    """Return all layers of two lists, in an order that is that of both."""
+    united = list(layers)
+    names = {layer.name for layer in layers}
+    new: list[Layer] = []
+    for other in others:
+        if other.name not in names:
+            new.append(other)
+            continue
+        place = next(i for i, layer in enumerate(united) if layer.name == other.name)
+        united[place:place] = new
+        new = []
+    return united + new
+
+
+class _Names:
+    """Gives every call a name that nothing else has, the same one in every pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._taken = {path for path, _ in named_modules(module)}
+        self._names: dict[Call, str] = {}
+
+    def of(self, call: Call) -> str:
+        if call not in self._names:
+            self._names[call] = self._new(call)
+            self._taken.add(self._names[call])
+        return self._names[call]
+
+    def _new(self, call: Call) -> str:
+        base = ".".join(part for part in (call.owner, call.operation) if part)
+        if call.operation is None and call.number == 0:
+            return base
+        candidates = (base if k == 0 else f"{base}_{k}" for k in itertools.count())
+        return next(name for name in candidates if name not in self._taken)
 
 
 class _Listing:
     """Turns the calls of one forward pass on two stimuli into layers."""
 
-    def __init__(self, module: nn.Module, stimuli: int) -> None:
+    def __init__(self, module: nn.Module, names: _Names, stimuli: int) -> None:
         self.layers: list[Layer] = []
+        self.depends_on_data = False
         self.axes = AxisFollower()
         self.watcher = CallWatcher(module, self.report)
+        self._names = names
         self._stimuli = stimuli
-        self._paths = {path for path, _ in module.named_modules()}
         self._leaf_operation: str | None = None
-        self._names: set[str] = set()
 
     def report(
         self,
@@ -193,53 +243,81 @@ class _Listing:
         if call.operation is None:
             kind = self._kind_of_module(what)
         else:
+            self._look_for_a_choice(call.operation, args, output)
             self.axes.follow(call.operation, what, args, kwargs, output)
             if self.watcher.leaf is not None:
                 self._leaf_operation = call.operation
                 return
             kind = kind_of_operation(call.operation)
-        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
-            axes = self.axes.axes(output)
+        for path, tensor in named_tensors(output):
+            if not tensor.is_floating_point() or tensor.ndim < 2 or len(tensor) == 0:
+                continue
+            axes = self.axes.axes(tensor)
             if axes is not None:
-                self._add(call, kind, output, axes)
-            elif kind in NONLINEARITIES and len(output) == 2:
+                self._add(call, path, kind, tensor, axes)
+            elif kind in NONLINEARITIES and len(tensor) == 2:
                 # It may well depend on the stimuli, through something that cannot be followed.
-                self._add(call, kind, output, Axes(None, None))
+                self._add(call, path, kind, tensor, Axes(None, None))
+
+    def _look_for_a_choice(self, operation: str, args: tuple[Any, ...], output: Any) -> None:
+        """Note whether values of tensors leave the computation, to choose what is computed."""
+        looked_at = args
+        if operation == "getitem":
+            looked_at = args[1:]  # a mask, or indices
+        elif operation in _VALUES:
+            if isinstance(output, Tensor):
+                return  # ``x.float()``, not ``float(x)``
+        elif operation not in _CHOICES:
+            return
+        if any(self.axes.axes(tensor) is not None for tensor in tensors_in(looked_at)):
+            self.depends_on_data = True
 
     def _kind_of_module(self, module: nn.Module) -> str:
-        name = type(module).__name__
+        name = class_name(module)
         if not is_leaf(module):
             return name
         operation, self._leaf_operation = self._leaf_operation, None
         return nonlinearity_of_class(name) or kind_of_operation(operation or name.lower())
 
-    def _add(self, call: Call, kind: str, output: Tensor, axes: Axes) -> None:
-        unit = axes.unit.number if axes.unit is not None and _has_stimuli_first(axes) else None
-        if unit == 0:
-            unit = None
+    def _add(self, call: Call, path: Path, kind: str, output: Tensor, axes: Axes) -> None:
+        stimuli = _stimulus_axis(axes.stimulus)
+        unit = None if stimuli is None or axes.unit is None else axes.unit.number
+        if stimuli is None or unit == stimuli.number:
+            stimuli, unit = StimulusAxis(), None
+        if unit is not None:
+            # Where it is once the stimuli stand first, their windows second.
+            unit += (unit < stimuli.number) + (stimuli.windows > 1)
+        shape = stimuli.to_front(output).shape
         self.layers.append(
             Layer(
-                name=self._name(call),
+                name=self._names.of(call) + suffix(path),
                 kind=kind,
-                shape=(self._stimuli, *output.shape[1:]),
-                unit_axis=-1 if unit == output.ndim - 1 else unit,
-                units=None if unit is None else output.shape[unit],
+                shape=(self._stimuli, *shape[1:]),
+                unit_axis=-1 if unit == len(shape) - 1 else unit,
+                units=None if unit is None else shape[unit],
                 owner=call.owner,
                 operation=call.operation,
                 call=call.number,
+                output=path,
+                stimuli=stimuli,
             )
         )
 
-    def _name(self, call: Call) -> str:
-        base = ".".join(part for part in (call.owner, call.operation) if part)
-        first = base if call.operation is None and call.number == 0 else None
-        candidates = (base if k == 0 else f"{base}_{k}" for k in itertools.count())
-        taken = self._names | self._paths
-        name = first or next(name for name in candidates if name not in taken)
-        self._names.add(name)
-        return name
+
+#: Values of a tensor as Python sees them: ``if x.sum() > 0``, ``float(x)``, ``x.tolist()``.
+_VALUES = words("allclose array bool contains equal float index int is_nonzero item numpy tolist")
+#: Operations whose result has a size that depends on values.
+_CHOICES = words("argwhere masked_select nonzero unique unique_consecutive")
 
 
-def _has_stimuli_first(axes: Axes) -> bool:
-    stimulus = axes.stimulus
-    return stimulus is not None and stimulus.number == 0 and stimulus.indices.tolist() == [0, 1]
+def _stimulus_axis(axis: Axis | None) -> StimulusAxis | None:
+    """Return where two stimuli lie, None if they are not all of one axis, in order."""
+    if axis is None:
+        return None
+    indices = axis.indices
+    inner = int((indices != indices[0]).double().argmax())
+    if inner == 0 or len(indices) % (2 * inner):
+        return None
+    outer = len(indices) // (2 * inner)
+    expected = torch.arange(2.0, dtype=indices.dtype).repeat_interleave(inner).repeat(outer)
+    return StimulusAxis(axis.number, outer, inner) if torch.equal(indices, expected) else None

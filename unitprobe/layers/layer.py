@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from unitprobe.layers.outputs import Path
 
 #: Operations that count as a nonlinearity, by the name PyTorch gives the function. Softmax is left
 #: out: it normalises over an axis, mostly of attention weights, which have no units.
@@ -36,7 +41,59 @@ _KINDS = {
     "local_response_norm": "norm",
     **dict.fromkeys(("max_pool2d", "avg_pool2d", "lp_pool2d"), "pool"),
     **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), "pool"),
+    **dict.fromkeys(("rnn_tanh", "rnn_relu", "rnn_tanh_cell", "rnn_relu_cell"), "rnn"),
+    "lstm_cell": "lstm",
+    "gru_cell": "gru",
 }
+
+
+class StimulusAxis(NamedTuple):
+    """Which axis of a computed tensor holds the stimuli, and what is merged into it.
+
+    Windows of a map, heads or time steps may be merged into the stimuli: the axis then has
+    ``outer * stimuli * inner`` places, in that order. For most layers it is the first axis, with
+    nothing merged.
+    """
+
+    number: int = 0
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def windows(self) -> int:
+        """How many places of the axis belong to one stimulus."""
+        return self.outer * self.inner
+
+    def to_front(self, computed: Tensor) -> Tensor:
+        """Return (stimulus, ...) or, if anything is merged, (stimulus, window, ...); a view.
+
+        Examples
+        --------
+        >>> import torch
+        >>> StimulusAxis(number=1).to_front(torch.zeros(7, 2, 5)).shape
+        torch.Size([2, 7, 5])
+        >>> StimulusAxis(inner=4).to_front(torch.zeros(8, 7, 5)).shape
+        torch.Size([2, 4, 7, 5])
+        """
+        if self == FIRST:
+            return computed
+        axis = self.number
+        sizes = (self.outer, -1, self.inner)
+        apart = computed.reshape(*computed.shape[:axis], *sizes, *computed.shape[axis + 1 :])
+        activation = apart.movedim((axis + 1, axis, axis + 2), (0, 1, 2)).flatten(1, 2)
+        return activation if self.windows > 1 else activation.squeeze(1)
+
+    def to_place(self, activation: Tensor) -> Tensor:
+        """Return what `to_front` returned with its axes as the network computes them."""
+        if self == FIRST:
+            return activation
+        axis = self.number
+        rest = activation.shape[1 + (self.windows > 1) :]
+        apart = activation.reshape(len(activation), self.outer, self.inner, *rest)
+        return apart.movedim((0, 1, 2), (axis + 1, axis, axis + 2)).flatten(axis, axis + 2)
+
+
+FIRST = StimulusAxis()
 
 
 @dataclass(frozen=True)
@@ -48,15 +105,20 @@ class Layer:
     name : str
         The address: the path of the module (``layer1.0.relu``), or the path of the module in which
         a functional operation runs and the operation's name. Later calls end in ``_1``, ``_2``.
+        Where a call returns several tensors, each is a layer, and its name goes on with its index,
+        key or field in brackets: ``lstm[0]``, ``lstm[1][0]``, ``encoder_1[hidden]``. Wrappers
+        (``DataParallel``, ``torch.compile``) and parametrizations are no part of a name.
     kind : str
         ``"conv"``, ``"linear"``, ``"norm"``, ``"pool"``, the name of a nonlinearity (``"relu"``,
         ``"gelu"``), the name of another operation (``"add"``), or the class of a module that holds
         other modules (``"BasicBlock"``).
     shape : tuple of int
-        Shape of the activation, the stimulus axis included.
+        Shape of the activation, the stimuli first, also where the network computes it with
+        another axis first. If windows, heads or time steps are merged into the stimuli, they have
+        the second axis: (stimulus, window, token, unit).
     unit_axis : int or None
-        The axis of the units: -1 if it is the last one, else counted from the front. None if it
-        cannot be told from what produced the tensor; such a layer cannot be selected.
+        The axis of the units in `shape`: -1 if it is the last one, else counted from the front.
+        None if it cannot be told from what produced the tensor; such a layer cannot be selected.
     units : int or None
         Number of units, the size of `unit_axis`.
     owner : str
@@ -65,6 +127,20 @@ class Layer:
         Name of the functional operation; None for the call of a module.
     call : int
         How many calls of the same module, or of the same operation in `owner`, come before.
+    output : tuple of int or str
+        Where the tensor stands in what the call returns: ``()`` if it is the tensor itself, else
+        indices, keys and fields, ``(1, 0)`` for the hidden state of an LSTM.
+    stimuli : StimulusAxis
+        Where the tensor holds the stimuli as the network computes it.
+
+    Notes
+    -----
+    What `nn.MultiheadAttention` runs has an address too: ``attn.linear`` is its input projection,
+    ``attn.scaled_dot_product_attention`` (or ``attn.bmm``, where weights are asked for) the values
+    that were attended to, the last ``attn.linear_1`` its output projection, ``attn[0]`` its output.
+    An `nn.LSTM` with ``batch_first=False`` takes its first axis as time steps. If the network gives
+    it (token, stimulus, unit), its layer ``lstm[0]`` is (stimulus, token, unit) all the same; if
+    it gives it the stimuli first, they are mixed with one another, and the layer has no units.
 
     Examples
     --------
@@ -83,11 +159,18 @@ class Layer:
     owner: str
     operation: str | None
     call: int
+    output: Path = ()
+    stimuli: StimulusAxis = FIRST
 
     @property
     def position_dims(self) -> tuple[str, ...]:
         """Names of the axes that are neither stimulus nor unit, in order."""
         rank = len(self.shape) - 2
+        if rank > 1 and self.stimuli.windows > 1:
+            inner = (
+                ("token",) if rank == 2 and self.unit_axis == -1 else ("z", "y", "x")[1 - rank :]
+            )
+            return ("window", *inner)
         if rank == 1 and self.unit_axis == -1:
             return ("token",)
         known = ("z", "y", "x")
