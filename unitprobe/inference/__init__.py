@@ -20,6 +20,7 @@ from unitprobe.inference.nulls import (
     class_measures_bootstrap,
     class_measures_null,
 )
+from unitprobe.inference.rank_correlation import RankCorrelation, rank_correlation
 from unitprobe.inference.reliability import (
     SplitHalfReliability,
     TuningReliability,
@@ -46,6 +47,7 @@ __all__ = [
     "NetworkEstimate",
     "NullSummary",
     "Prediction",
+    "RankCorrelation",
     "RotationNull",
     "SelectivityUpperBound",
     "SplitHalfReliability",
@@ -65,6 +67,7 @@ __all__ = [
     "gaussian_dimension_null",
     "mean_over_networks",
     "mean_over_units",
+    "rank_correlation",
     "rotation_null",
     "selectivity_upper_bound",
     "shuffled_class_means",
