@@ -1,0 +1,93 @@
+"""Does a property of units predict what their loss costs? Rank correlations over a whole sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from unitprobe.ablation.protocols.measuring import FloatArray
+from unitprobe.inference import false_discovery_rate, rank_correlation
+
+_PARTS = ("", "_low", "_high", "_p", "_units")
+
+
+def correlate(
+    nodes: Mapping[str, xr.Dataset],
+    damages: Sequence[str],
+    predictors: Sequence[str],
+    *,
+    dim: str = "unit",
+    resamples: int,
+    seed: int,
+) -> xr.Dataset:
+    """Spearman's rank correlation of each damage with each predictor, by layer and over layers.
+
+    Parameters
+    ----------
+    nodes : mapping of str to Dataset
+        By layer, the damages and predictors (unit). One that is absent has no correlation.
+    damages, predictors : sequence of str
+        Their names.
+    dim : str
+        The dimension that they are along.
+    resamples, seed
+        As `unitprobe.inference.rank_correlation`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``correlation`` (layer, damage, predictor) with its bootstrap interval ``_low`` and
+        ``_high``, permutation ``_p``, ``_q`` after Benjamini & Hochberg over all of it, and
+        ``_units``; NaN where either does not vary. ``pooled_correlation`` (damage, predictor)
+        and its kin: over all units, **ranked, redrawn and permuted within their layer**, which is
+        the mean of the layers' correlations weighted by their units; its ``_q`` is over
+        (damage, predictor).
+    """
+    layers = list(nodes)
+    columns = {
+        name: [_values(nodes[layer], name, dim) for layer in layers]
+        for name in (*damages, *predictors)
+    }
+    sizes = [nodes[layer].sizes[dim] for layer in layers]
+    strata = np.repeat(np.arange(len(layers)), sizes)
+    by_layer = np.full((len(_PARTS), len(layers), len(damages), len(predictors)), np.nan)
+    pooled = np.full((len(_PARTS), len(damages), len(predictors)), np.nan)
+    for d, damage in enumerate(damages):
+        for p, predictor in enumerate(predictors):
+            pairs = list(zip(columns[predictor], columns[damage], strict=True))
+            for place, (x, y) in enumerate(pairs):
+                by_layer[:, place, d, p] = _numbers(x, y, None, resamples, seed)
+            x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
+            pooled[:, d, p] = _numbers(x, y, strata, resamples, seed)
+    found = xr.Dataset(
+        coords={
+            "layer": np.asarray(layers, dtype=object),
+            "damage": np.asarray(damages, dtype=object),
+            "predictor": np.asarray(predictors, dtype=object),
+        }
+    )
+    for name, values, dims in (
+        ("correlation", by_layer, ("layer", "damage", "predictor")),
+        ("pooled_correlation", pooled, ("damage", "predictor")),
+    ):
+        for part, numbers in zip(_PARTS, values, strict=True):
+            found[f"{name}{part}"] = (dims, numbers)
+        found[f"{name}_q"] = (dims, false_discovery_rate(values[_PARTS.index("_p")]))
+    return found
+
+
+def _values(node: xr.Dataset, name: str, dim: str) -> FloatArray:
+    if name not in node:
+        return np.full(node.sizes[dim], np.nan)
+    values: FloatArray = np.asarray(node[name].values, dtype=np.float64)
+    return values
+
+
+def _numbers(
+    x: FloatArray, y: FloatArray, strata: ArrayLike | None, resamples: int, seed: int
+) -> list[float]:
+    found = rank_correlation(x, y, strata, resamples=resamples, seed=seed)
+    return [found.value, found.low, found.high, found.p, found.units]

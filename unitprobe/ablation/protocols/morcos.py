@@ -1,0 +1,338 @@
+"""How much a network relies on units; after Morcos, Barrett, Rabinowitz & Botvinick 2018."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from torch import nn
+
+from unitprobe.ablation.ablate import ablate
+from unitprobe.ablation.protocols.assembling import assemble, nodes_of
+from unitprobe.ablation.protocols.correlating import correlate
+from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
+from unitprobe.ablation.protocols.options import RunOptions, check_count, exactly
+from unitprobe.ablation.replacements import Mode
+from unitprobe.errors import OptionError
+from unitprobe.inference import false_discovery_rate
+from unitprobe.layers import Selection
+from unitprobe.metrics import SignPolicy
+from unitprobe.models import Network, as_network
+from unitprobe.stimuli import Stimuli
+
+IntArray = NDArray[np.int64]
+#: Orders by class selectivity.
+BY_SELECTIVITY = ("selective_first", "selective_last")
+_DAMAGES = ("accuracy_drop", "max_class_accuracy_drop", "loss_increase")
+_INTACT = ["accuracy", "class_accuracy", "loss", "class_count"]
+
+
+def morcos_protocol(
+    model: Network | nn.Module,
+    stimuli: Stimuli,
+    *,
+    layers: Selection = "activations",
+    clamps: Sequence[Mode] = ("zero", "mean"),
+    n_orders: int = 40,
+    n_points: int = 10,
+    noise_scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0),
+    resamples: int = 1000,
+    singles: xr.DataTree | None = None,
+    signed: SignPolicy = "refuse",
+    seed: int = 0,
+    **run: Unpack[RunOptions],
+) -> xr.DataTree:
+    """Ablate more and more units of a layer, in random orders and in order of selectivity.
+
+    Parameters
+    ----------
+    model, stimuli, layers
+        As `unitprobe.ablate`. One layer is ablated at a time.
+    clamps : sequence of mode
+        What takes the place of ablated units, ``"zero"`` and ``"mean"`` in the paper.
+    n_orders : int
+        Random orders of the units of each layer. A two-sided p-value is 2 / (n_orders + 1) or
+        more: 40 are the fewest for 0.05.
+    n_points : int
+        How often the accuracy is measured along an order, after the intact network.
+    noise_scales : sequence of float
+        Gaussian noise is added to all units of a layer, of these standard deviations over each
+        unit's own; empty for none.
+    resamples : int
+        Of units for each interval, and permutations for each p-value.
+    singles : DataTree, optional
+        What `unitprobe.ablate` or `zhou_protocol` found for all units of the same layers, network
+        and stimuli, clamped to 0; it spares ablating them again.
+    signed : {"refuse", "rectify", "allow"}
+        What class selectivity is to make of negative responses.
+    seed : int
+        Of orders, noise, resamples and permutations.
+    **run
+        ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
+        `unitprobe.ablate`.
+
+    Returns
+    -------
+    xarray.DataTree
+        The result of `unitprobe.ablate` with units clamped to 0, and by layer
+        ``class_selectivity`` and ``activity`` (unit), ``removed`` (point), units without those
+        that are left, ``fraction`` (point) of all, and accuracies in 0..1: ``random_accuracy``
+        (clamp, order, point), ``selective_first_accuracy`` and ``selective_last_accuracy`` (clamp,
+        point), most and least selective units first (units without a selectivity are the least
+        selective), and ``noise_accuracy`` (noise_scale).
+        ``random_auc`` (clamp, order) is the area under a curve over the fraction, 0..1.
+
+        At the root (layer, clamp): ``random_auc_mean``; of each of ``selective_first`` and
+        ``selective_last`` its ``_auc``, the ``_auc_percentile`` among random orders (0..100, ties
+        half), the two-sided ``_auc_p`` and ``_auc_q``, over layers and clamps. ``correlation``
+        (layer, damage, predictor) of the accuracy drop of single units with class selectivity and
+        activity and ``pooled_correlation``, as in `zhou_protocol`.
+
+    Raises
+    ------
+    OptionError
+        A number is out of range, a clamp is none, or `singles` is of something else.
+    ResponseError
+        Responses are negative and refused.
+    LabelError, LayerError, LayerNotFoundError, ModelError
+        As `unitprobe.ablate`.
+
+    Notes
+    -----
+    After "On the importance of single directions for generalization" (ICLR 2018,
+    arXiv:1803.06959), sections 2.2 and 3, which also ablates across layers; here it is layer by
+    layer. p = min(1, 2 (1 + m) / (1 + n_orders)) with m the random orders whose area is at least,
+    or at most, that of the order by selectivity, whichever are fewer.
+
+    Examples
+    --------
+    >>> import torch, unitprobe as up
+    >>> from unitprobe.ablation.protocols import morcos_protocol
+    >>> network = torch.nn.Sequential(
+    ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+    ... )
+    >>> stimuli = up.load_stimuli("digits", limit=100)
+    >>> tree = morcos_protocol(network, stimuli, n_orders=5, n_points=4, resamples=20)
+    >>> tree["2"]["removed"].values, tree["2"]["random_accuracy"].sizes
+    (array([0, 2, 4, 6, 8]), Frozen({'clamp': 2, 'order': 5, 'point': 5}))
+    """
+    check_count("n_orders", n_orders, 1)
+    check_count("n_points", n_points, 1)
+    check_count("resamples", resamples, 1)
+    if not clamps or len(set(clamps)) < len(clamps):
+        raise OptionError(f"clamps={tuple(clamps)} must name one mode or more, each once")
+    wrong = [scale for scale in noise_scales if not scale >= 0]
+    if wrong:
+        raise OptionError(f"noise_scales hold {wrong[0]}, which is no standard deviation")
+    measured = measure_units(model, stimuli, layers=layers, signed=signed, run=run)
+    chosen = exactly(measured.layers)
+    if singles is None:
+        singles = ablate(model, stimuli, layers=chosen, seed=seed, **run)
+    else:
+        _check_singles(singles, as_network(model), stimuli, measured.layers)
+    orders = {
+        layer: orders_of(node["class_selectivity"].values, n_orders, seed + place)
+        for place, (layer, node) in enumerate(measured.layers.items())
+    }
+    removed = {layer: removal_points(rows.shape[1], n_points) for layer, rows in orders.items()}
+    groups = {layer: _groups(orders[layer], removed[layer]) for layer in orders}
+    curves: dict[str, list[FloatArray]] = {layer: [] for layer in orders}
+    for clamp in clamps:
+        swept = ablate(model, stimuli, layers=chosen, groups=groups, mode=clamp, seed=seed, **run)
+        swept_nodes = nodes_of(swept)
+        for layer, rows in orders.items():
+            drops = swept_nodes[layer]["accuracy_drop"].values
+            curves[layer].append(_curves(float(swept["accuracy"]), drops, len(rows)))
+    noise = _noise(
+        model, stimuli, {n: r.shape[1] for n, r in orders.items()}, noise_scales, seed, run
+    )
+    alone = nodes_of(singles)
+    nodes = {}
+    for layer in orders:
+        curve = _node(np.stack(curves[layer]), removed[layer], noise[layer], len(noise_scales))
+        # Of a richer tree only what `ablate` gives.
+        damages = alone[layer][[n for n in _DAMAGES if n in alone[layer]]]
+        measures = measured.layers[layer][["class_selectivity", "activity"]]
+        nodes[layer] = curve.merge(damages).assign(measures.data_vars)
+    root = correlate(
+        nodes,
+        ["accuracy_drop"],
+        ["class_selectivity", "activity"],
+        resamples=resamples,
+        seed=seed,
+    ).merge(_areas(nodes))
+    root = root.assign_coords(clamp=np.asarray(clamps, dtype=object))
+    if noise_scales:
+        root = root.assign_coords(noise_scale=np.asarray(noise_scales, dtype=np.float64))
+    intact = xr.DataTree(singles.to_dataset()[_INTACT].assign_attrs(singles.attrs))
+    return assemble(
+        intact, root, nodes, "morcos", n_orders=n_orders, resamples=resamples, seed=seed
+    )
+
+
+def orders_of(selectivity: FloatArray, n_orders: int, seed: int) -> IntArray:
+    """Return orders of units (order, unit): random ones, most selective first, least first.
+
+    Examples
+    --------
+    >>> orders_of(np.array([0.2, np.nan, 0.9]), n_orders=1, seed=0)[1:]
+    array([[2, 0, 1],
+           [1, 0, 2]])
+    """
+    rng = np.random.default_rng(seed)
+    random = [rng.permutation(len(selectivity)) for _ in range(n_orders)]
+    # A unit that never responds is selective for nothing.
+    falling = np.argsort(-np.where(np.isnan(selectivity), -np.inf, selectivity), kind="stable")
+    return np.stack([*random, falling, falling[::-1]])
+
+
+def removal_points(units: int, n_points: int) -> IntArray:
+    """Return how many units are removed at each point, from none to all.
+
+    Examples
+    --------
+    >>> removal_points(16, 4), removal_points(3, 10)
+    (array([ 0,  4,  8, 12, 16]), array([0, 1, 2, 3]))
+    """
+    return np.unique(np.round(np.linspace(0, units, n_points + 1)).astype(np.int64))
+
+
+def area(accuracy: FloatArray, fraction: FloatArray) -> FloatArray:
+    """Return the area under curves (..., point) over the fraction of units, by trapezoids.
+
+    Examples
+    --------
+    >>> float(area(np.array([1.0, 0.0]), np.array([0.0, 1.0])))
+    0.5
+    """
+    middle = (accuracy[..., 1:] + accuracy[..., :-1]) / 2
+    result: FloatArray = (middle * np.diff(fraction)).sum(axis=-1)
+    return result
+
+
+def auc_test(observed: float, random: FloatArray) -> tuple[float, float]:
+    """Return percentile and two-sided p-value of an area among those of random orders.
+
+    Examples
+    --------
+    >>> auc_test(0.1, np.linspace(0.4, 0.6, 39))
+    (0.0, 0.05)
+    """
+    # Areas are sums of the same few accuracies in another order.
+    below = int((random < observed - 1e-12).sum())
+    above = int((random > observed + 1e-12).sum())
+    ties = len(random) - below - above
+    p = min(1.0, 2 * (1 + min(below, above) + ties) / (1 + len(random)))
+    return 100 * (below + ties / 2) / len(random), p
+
+
+def _check_singles(
+    singles: xr.DataTree, network: Network, stimuli: Stimuli, layers: Mapping[str, xr.Dataset]
+) -> None:
+    """Refuse an ablation of another network, other stimuli, other units or another clamp."""
+    wanted = {
+        "weights_fingerprint": network.fingerprint,
+        "stimuli_fingerprint": stimuli.fingerprint,
+        "mode": "zero",
+    }
+    for name, value in wanted.items():
+        if singles.attrs.get(name) != value:
+            raise OptionError(
+                f"singles= is an ablation of {name} {singles.attrs.get(name)!r}, and {value!r} is "
+                "needed; leave it out to ablate every unit anew"
+            )
+    for layer, node in layers.items():
+        has = singles.children[layer].sizes.get("unit", 0) if layer in singles.children else 0
+        if has != node.sizes["unit"]:
+            raise OptionError(
+                f"singles= has {has} of the {node.sizes['unit']} units of layer {layer!r}; leave "
+                "it out to ablate every unit anew"
+            )
+
+
+def _groups(orders: IntArray, removed: IntArray) -> list[list[int]]:
+    """Return what is ablated: all units, then the first units of each order, point by point."""
+    everything = list(range(orders.shape[1]))
+    inner = [[int(u) for u in order[:count]] for order in orders for count in removed[1:-1]]
+    return [everything, *inner]
+
+
+def _curves(intact: float, drops: FloatArray, orders: int) -> FloatArray:
+    """Return the accuracy (order, point) from the drops of `_groups`."""
+    accuracy = intact - drops
+    inner = accuracy[1:].reshape(orders, -1)
+    ends = [np.full((orders, 1), value) for value in (intact, accuracy[0])]
+    return np.hstack([ends[0], inner, ends[1]])
+
+
+def _noise(
+    model: Network | nn.Module,
+    stimuli: Stimuli,
+    units: Mapping[str, int],
+    scales: Sequence[float],
+    seed: int,
+    run: RunOptions,
+) -> dict[str, list[float]]:
+    """Return the accuracy at each scale with noise on all units of each layer."""
+    accuracy: dict[str, list[float]] = {layer: [] for layer in units}
+    groups = {layer: [list(range(count))] for layer, count in units.items()}
+    for scale in scales:
+        swept = ablate(
+            model,
+            stimuli,
+            layers=exactly(units),
+            groups=groups,
+            mode="noise",
+            noise_scale=scale,
+            seed=seed,
+            **run,
+        )
+        for layer, node in nodes_of(swept).items():
+            accuracy[layer].append(float(swept["accuracy"] - node["accuracy_drop"][0]))
+    return accuracy
+
+
+def _node(curves: FloatArray, removed: IntArray, noise: list[float], scales: int) -> xr.Dataset:
+    """Label curves (clamp, order, point), the last two orders those by selectivity."""
+    fraction = removed / removed[-1]
+    random = curves[:, : -len(BY_SELECTIVITY)]
+    node = xr.Dataset(
+        {
+            "removed": ("point", removed, {"units": "units"}),
+            "fraction": ("point", fraction),
+            "random_accuracy": (("clamp", "order", "point"), random),
+            "random_auc": (("clamp", "order"), area(random, fraction)),
+        }
+    )
+    for place, name in enumerate(BY_SELECTIVITY, start=-len(BY_SELECTIVITY)):
+        node[f"{name}_accuracy"] = (("clamp", "point"), curves[:, place])
+    if scales:
+        node["noise_accuracy"] = ("noise_scale", np.asarray(noise))
+    return node
+
+
+def _areas(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Return what the orders by selectivity are among the random ones, (layer, clamp)."""
+    random = [node["random_auc"].values for node in nodes.values()]
+    found = xr.Dataset(
+        {"random_auc_mean": (("layer", "clamp"), np.stack([each.mean(axis=1) for each in random]))},
+        coords={"layer": np.asarray(list(nodes), dtype=object)},
+    )
+    for name in BY_SELECTIVITY:
+        observed = np.stack(
+            [area(n[f"{name}_accuracy"].values, n["fraction"].values) for n in nodes.values()]
+        )
+        tests = np.array(
+            [
+                [auc_test(float(x), among) for x, among in zip(*pair, strict=True)]
+                for pair in zip(observed, random, strict=True)
+            ]
+        )
+        found[f"{name}_auc"] = (("layer", "clamp"), observed)
+        found[f"{name}_auc_percentile"] = (("layer", "clamp"), tests[:, :, 0])
+        found[f"{name}_auc_p"] = (("layer", "clamp"), tests[:, :, 1])
+        found[f"{name}_auc_q"] = (("layer", "clamp"), false_discovery_rate(tests[:, :, 1]))
+    return found

@@ -1,0 +1,301 @@
+"""Whether selective units matter over training; after Ranadive, Thakurdesai et al. 2023."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeAlias, Unpack
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from torch import nn
+
+from unitprobe.ablation.ablate import ablate
+from unitprobe.ablation.protocols.assembling import assemble, nodes_of
+from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
+from unitprobe.ablation.protocols.options import RunOptions, check_count, exactly
+from unitprobe.ablation.replacements import Mode
+from unitprobe.errors import OptionError
+from unitprobe.inference import false_discovery_rate
+from unitprobe.layers import Selection
+from unitprobe.metrics import SignPolicy
+from unitprobe.models import Network, as_network
+from unitprobe.models.weights import load_weights
+from unitprobe.stimuli import Stimuli
+
+IntArray = NDArray[np.int64]
+#: A network, or a file of weights for the network that is given besides.
+Checkpoint: TypeAlias = Network | nn.Module | str | os.PathLike[str]
+
+#: A unit is matched in activity by one of so many that are nearest to it.
+_NEAREST = 5
+
+
+def ranadive_protocol(
+    checkpoints: Mapping[int, Checkpoint]
+    | Mapping[str, Checkpoint]
+    | Iterable[tuple[int | str, Checkpoint]],
+    stimuli: Stimuli,
+    *,
+    model: Network | nn.Module | None = None,
+    layers: Selection = "activations",
+    share: float = 0.1,
+    n_random: int = 10,
+    matched: bool = False,
+    mode: Mode = "zero",
+    signed: SignPolicy = "refuse",
+    seed: int = 0,
+    **run: Unpack[RunOptions],
+) -> xr.DataTree:
+    """Ablate the most selective units of each layer, or random ones, checkpoint by checkpoint.
+
+    Parameters
+    ----------
+    checkpoints : mapping, or iterable of pairs
+        From the epoch, or another label, to the network, or to a file of its weights.
+    stimuli, layers, mode
+        As `unitprobe.ablate`.
+    model : Network or nn.Module, optional
+        The network that files of weights are for. It is left as it was found.
+    share : float
+        Of the units of a layer that are ablated together, rounded, at least one; above 0 and
+        below 1.
+    n_random : int
+        Sets of as many random units.
+    matched : bool
+        Match each set in activity: for every selective unit a random one of those nearest to it
+        in mean response, among those that are not selective. Else any units of the layer.
+    signed : {"refuse", "rectify", "allow"}
+        What class selectivity is to make of negative responses.
+    seed : int
+        Of the random sets.
+    **run
+        ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
+        `unitprobe.ablate`.
+
+    Returns
+    -------
+    xarray.DataTree
+        At the root ``accuracy`` (checkpoint), 0..1, and over (layer, checkpoint):
+        ``class_selectivity_mean`` over units that have one, ``selective_accuracy_drop``,
+        ``random_accuracy_drop_mean`` and ``difference``, the former less the latter; two-sided
+        ``difference_p``, and ``difference_q`` over layers and checkpoints. By layer
+        ``class_selectivity`` and ``activity`` (checkpoint, unit), ``selective`` (checkpoint,
+        unit), whether the unit is of the most selective, ``selective_accuracy_drop``
+        (checkpoint) and ``random_accuracy_drop`` (checkpoint, random_set), intact minus ablated.
+
+    Raises
+    ------
+    OptionError
+        A number is out of range, there is no checkpoint, a label stands twice, or a file of
+        weights is given without a network. With `matched`, a layer has no other units left.
+    WeightsError
+        A file does not fit the network.
+    ResponseError
+        Responses are negative and refused.
+    LabelError, LayerError, LayerNotFoundError, ModelError
+        As `unitprobe.ablate`.
+
+    Notes
+    -----
+    After "On the special role of class-selective neurons in early training" (arXiv:2305.17409),
+    section 4. Units without a selectivity are the least selective. p = min(1, 2 (1 + m) / (1 +
+    n_random)) with m the random sets that cost at least, or at most, as much, whichever are
+    fewer: 40 sets are the fewest for 0.05.
+
+    Examples
+    --------
+    >>> import torch, unitprobe as up
+    >>> from unitprobe.ablation.protocols import ranadive_protocol
+    >>> def network():
+    ...     return torch.nn.Sequential(
+    ...         torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+    ...     )
+    >>> stimuli = up.load_stimuli("digits", limit=100)
+    >>> tree = ranadive_protocol({0: network(), 5: network()}, stimuli, share=0.25, n_random=3)
+    >>> tree["difference"].sizes, int(tree["2"]["selective"].sum("unit")[0])
+    (Frozen({'layer': 1, 'checkpoint': 2}), 2)
+    """
+    check_count("n_random", n_random, 1)
+    if not 0 < share < 1:
+        raise OptionError(f"share={share} is no share of units; give one between 0 and 1: 0.1")
+    pairs = _pairs(checkpoints)
+    found: dict[str, list[xr.Dataset]] = {}
+    accuracy: list[float] = []
+    first: xr.DataTree | None = None
+    names: list[str] = []
+    for _, checkpoint in pairs:
+        network = _network(checkpoint, model)
+        names.append(network.fingerprint)
+        measured = measure_units(network, stimuli, layers=layers, signed=signed, run=run)
+        rows = {
+            layer: _sets(layer, node, share, n_random, matched, seed + place)
+            for place, (layer, node) in enumerate(measured.layers.items())
+        }
+        groups = {layer: chosen.tolist() for layer, chosen in rows.items()}
+        swept = ablate(
+            network, stimuli, layers=exactly(rows), groups=groups, mode=mode, seed=seed, **run
+        )
+        if found and list(found) != list(rows):
+            raise OptionError(
+                f"checkpoint {pairs[len(accuracy)][0]!r} has other layers than {pairs[0][0]!r}; "
+                "give checkpoints of one network"
+            )
+        for layer, ablated in nodes_of(swept).items():
+            of_checkpoint = _node(
+                measured.layers[layer], rows[layer][0], ablated["accuracy_drop"].values
+            )
+            found.setdefault(layer, []).append(of_checkpoint)
+        accuracy.append(float(swept["accuracy"]))
+        first = swept if first is None else first
+    assert first is not None
+    nodes = {layer: xr.concat(each, "checkpoint") for layer, each in found.items()}
+    labels = [label for label, _ in pairs]
+    numbers = all(isinstance(label, int) for label in labels)
+    root = _summary(nodes).assign_coords(
+        checkpoint=np.asarray(labels, dtype=np.int64 if numbers else object)
+    )
+    root["accuracy"] = ("checkpoint", accuracy)
+    root["weights_fingerprint"] = ("checkpoint", np.asarray(names, dtype=object))
+    frame = xr.DataTree(
+        xr.Dataset(coords={"class_name": first.coords["class_name"]}, attrs=first.attrs)
+    )
+    return assemble(
+        frame,
+        root,
+        nodes,
+        "ranadive",
+        share=share,
+        matched=int(matched),
+        n_random=n_random,
+        seed=seed,
+    )
+
+
+def most_selective(selectivity: FloatArray, count: int) -> IntArray:
+    """Return the most selective units; those without a selectivity come last.
+
+    Examples
+    --------
+    >>> most_selective(np.array([0.2, np.nan, 0.9]), 2)
+    array([2, 0])
+    """
+    known = np.where(np.isnan(selectivity), -np.inf, selectivity)
+    return np.argsort(-known, kind="stable")[:count]
+
+
+def random_sets(units: int, count: int, sets: int, rng: np.random.Generator) -> IntArray:
+    """Return sets of random units, (random_set, place)."""
+    return np.stack([rng.permutation(units)[:count] for _ in range(sets)])
+
+
+def matched_sets(
+    chosen: IntArray, activity: FloatArray, sets: int, rng: np.random.Generator
+) -> IntArray:
+    """Return sets of other units that are as active, (random_set, place).
+
+    For each chosen unit, in random order, one at random of the five nearest in activity that are
+    neither chosen nor taken.
+
+    Examples
+    --------
+    >>> activity = np.array([1.0, 1.1, 1.2, 9.0, 9.1])
+    >>> matched_sets(np.array([3]), activity, 1, np.random.default_rng(0)).shape
+    (1, 1)
+    """
+    rows = []
+    for _ in range(sets):
+        free = np.setdiff1d(np.arange(len(activity)), chosen)
+        row = []
+        for unit in rng.permutation(chosen):
+            distance = np.abs(activity[free] - activity[unit])
+            near = free[np.argsort(distance, kind="stable")[:_NEAREST]]
+            row.append(int(rng.choice(near)))
+            free = free[free != row[-1]]
+        rows.append(row)
+    return np.array(rows)
+
+
+def _pairs(
+    checkpoints: Mapping[int, Checkpoint]
+    | Mapping[str, Checkpoint]
+    | Iterable[tuple[int | str, Checkpoint]],
+) -> list[tuple[int | str, Checkpoint]]:
+    pairs: list[tuple[int | str, Checkpoint]] = [
+        *(checkpoints.items() if isinstance(checkpoints, Mapping) else checkpoints)
+    ]
+    if not pairs:
+        raise OptionError("no checkpoint is given; give one or more")
+    labels: list[Hashable] = [label for label, _ in pairs]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise OptionError(f"two checkpoints are labelled {twice!r}; give each its own label")
+    return pairs
+
+
+def _network(checkpoint: Checkpoint, model: Network | nn.Module | None) -> Network:
+    if isinstance(checkpoint, (Network, nn.Module)):
+        return as_network(checkpoint)
+    if model is None:
+        raise OptionError(
+            f"checkpoint {os.fspath(checkpoint)} is a file of weights; give the network that it is "
+            "for with model="
+        )
+    network = copy.copy(as_network(model))
+    network.module = copy.deepcopy(network.module)
+    load_weights(network.module, Path(checkpoint), network.name)
+    return network
+
+
+def _sets(
+    layer: str, node: xr.Dataset, share: float, n_random: int, matched: bool, seed: int
+) -> IntArray:
+    """Return the sets to ablate, (set, place): the most selective units, then random ones."""
+    units = node.sizes["unit"]
+    count = max(1, round(share * units))
+    chosen = most_selective(node["class_selectivity"].values, count)
+    rng = np.random.default_rng(seed)
+    if not matched:
+        return np.concatenate([chosen[None], random_sets(units, count, n_random, rng)])
+    if units < 2 * count:
+        raise OptionError(
+            f"share={share} of the {units} units of layer {layer!r} leaves too few others to match "
+            "in activity; give a smaller share"
+        )
+    others = matched_sets(chosen, node["activity"].values, n_random, rng)
+    return np.concatenate([chosen[None], others])
+
+
+def _node(measured: xr.Dataset, chosen: IntArray, drops: FloatArray) -> xr.Dataset:
+    node = measured[["class_selectivity", "activity"]]
+    selective = np.isin(np.arange(node.sizes["unit"]), chosen)
+    return node.assign(
+        selective=("unit", selective),
+        selective_accuracy_drop=((), drops[0]),
+        random_accuracy_drop=("random_set", drops[1:]),
+    )
+
+
+def _summary(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    dims = ("layer", "checkpoint")
+    selective = np.stack([n["selective_accuracy_drop"].values for n in nodes.values()])
+    random = np.stack([n["random_accuracy_drop"].values for n in nodes.values()])
+    # Drops are differences of shares and tie up to rounding.
+    below = (random <= selective[..., None] + 1e-12).sum(-1)
+    above = (random >= selective[..., None] - 1e-12).sum(-1)
+    p = np.minimum(1.0, 2 * (1 + np.minimum(below, above)) / (1 + random.shape[-1]))
+    selectivity = np.stack([n["class_selectivity"].mean("unit").values for n in nodes.values()])
+    return xr.Dataset(
+        {
+            "class_selectivity_mean": (dims, selectivity),
+            "selective_accuracy_drop": (dims, selective),
+            "random_accuracy_drop_mean": (dims, random.mean(-1)),
+            "difference": (dims, selective - random.mean(-1)),
+            "difference_p": (dims, p),
+            "difference_q": (dims, false_discovery_rate(p)),
+        },
+        coords={"layer": np.asarray(list(nodes), dtype=object)},
+    )
