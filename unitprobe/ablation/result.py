@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from unitprobe.ablation.chance import max_drop_chance
 from unitprobe.ablation.outcome import Outcomes
 from unitprobe.ablation.sweep import Sweep, SweepOptions
 from unitprobe.ablation.targets import Targets
@@ -25,68 +27,130 @@ def result_tree(
     swept: Sequence[Targets],
     sweep: Sweep,
     options: SweepOptions,
+    null: int = 0,
 ) -> xr.DataTree:
-    """Label what a sweep found; see `ablate`."""
-    intact = sweep.intact
-    total = sweep.class_count.sum()
-    root = xr.Dataset(
-        {
-            "accuracy": (
-                (),
-                float(intact.correct.sum() / total),
-                {"long_name": "accuracy of the intact network"},
-            ),
-            "class_accuracy": ("class_name", shares(intact.correct[0], sweep.class_count)),
-            "balanced_accuracy": ("class_name", balanced_accuracy(intact, sweep.class_count)[0]),
-            "loss": ((), float(intact.loss[0] / total), {"units": "nats"}),
-            "class_count": ("class_name", sweep.class_count),
-        },
-        coords={"class_name": np.asarray(stimuli.class_names, dtype=object)},
-        attrs={
-            "unitprobe_content": "ablation",
-            "unitprobe_schema": SCHEMA_VERSION,
-            "unitprobe_version": version("unitprobe"),
-            "network": network.name,
-            "weights_fingerprint": network.fingerprint,
-            "stimuli": stimuli.name,
-            "stimuli_fingerprint": stimuli.fingerprint,
-            "stimulus_count": len(stimuli),
-            "mode": options.mode,
-            "method": sweep.method,
-        },
-    )
+    """Label what a sweep found; see `unitprobe.ablate`."""
+    root = root_result(network, stimuli, sweep.intact, options)
+    root.attrs["method"] = sweep.method
+    if null:
+        root.attrs["null"] = null
     nodes = {
-        layer.name: _layer_result(sweep, targets)
+        layer.name: _layer_result(sweep, targets, null, options.seed)
         for layer, targets in zip(layers, swept, strict=True)
     }
     return xr.DataTree.from_dict({"/": root, **nodes})
 
 
-def _layer_result(sweep: Sweep, targets: Targets) -> xr.Dataset:
-    intact, ablated = sweep.intact, sweep.ablated[targets.layer.name]
-    count = sweep.class_count
+def root_result(
+    network: Network, stimuli: Stimuli, intact: Outcomes, options: SweepOptions
+) -> xr.Dataset:
+    """Return what the intact network does, and what was asked for."""
+    count = np.bincount(stimuli.labels, minlength=len(stimuli.class_names))
     total = count.sum()
-    by_class = shares(intact.correct, count) - shares(ablated.correct, count)
-    balanced = balanced_accuracy(intact, count) - balanced_accuracy(ablated, count)
-    dim = "unit"
-    coordinates = targets.single_units
-    if coordinates is None:
-        dim = "direction" if targets.directions is not None else "group"
-        coordinates = list(range(len(targets)))
+    attributes = {
+        "unitprobe_content": "ablation",
+        "unitprobe_schema": SCHEMA_VERSION,
+        "unitprobe_version": version("unitprobe"),
+        "network": network.name,
+        "weights_fingerprint": network.fingerprint,
+        "stimuli": stimuli.name,
+        "stimuli_fingerprint": stimuli.fingerprint,
+        "stimulus_count": len(stimuli),
+        "mode": options.mode,
+        "seed": options.seed,
+    }
+    if options.mode == "value":
+        attributes["value"] = options.value
+    if options.mode == "noise":
+        attributes["noise_scale"] = options.noise_scale
     return xr.Dataset(
         {
-            "accuracy_drop": (dim, (intact.correct.sum() - ablated.correct.sum(1)) / total),
-            "class_accuracy_drop": ((dim, "class_name"), by_class),
-            "max_class_accuracy_drop": (dim, by_class[:, count > 0].max(axis=1)),
-            "balanced_accuracy_drop": ((dim, "class_name"), balanced),
-            "loss_increase": (dim, (ablated.loss - intact.loss) / total, {"units": "nats"}),
-            "changed_predictions": (dim, ablated.changed, {"units": "stimuli"}),
+            "accuracy": labelled((), float(intact.correct.sum() / total), "accuracy"),
+            "class_accuracy": labelled(
+                "class_name", shares(intact.correct[0], count), "accuracy on the class"
+            ),
+            "balanced_accuracy": labelled(
+                "class_name",
+                balanced_accuracy(intact, count)[0],
+                "accuracy of telling the class from the rest, each half the weight",
+            ),
+            "loss": labelled((), float(intact.loss[0] / total), "mean cross-entropy", "nats"),
+            "class_count": labelled("class_name", count, "stimuli of the class", "stimuli"),
         },
-        coords={dim: np.asarray(coordinates, dtype=np.int64)},
+        coords={"class_name": np.asarray(stimuli.class_names, dtype=object)},
+        attrs=attributes,
     )
 
 
-def shares(counts: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def target_coordinate(targets: Targets) -> tuple[str, npt.NDArray[np.int64]]:
+    """Return the dimension of the targets and their numbers along it."""
+    units = targets.single_units
+    if units is not None:
+        return "unit", np.asarray(units, dtype=np.int64)
+    dim = "group" if targets.directions is None else "direction"
+    return dim, np.arange(len(targets))
+
+
+def labelled(
+    dims: str | tuple[str, ...], values: npt.ArrayLike, long_name: str, units: str = "1"
+) -> xr.Variable:
+    """Return a variable that says what it is, and in which units."""
+    return xr.Variable(dims, values, {"long_name": long_name, "units": units})
+
+
+def _layer_result(sweep: Sweep, targets: Targets, null: int, seed: int) -> xr.Dataset:
+    intact, ablated = sweep.intact, sweep.ablated[targets.layer.name]
+    count = sweep.class_count
+    total = count.sum()
+    lost = intact.correct - ablated.correct
+    by_class = shares(lost, count)
+    balanced = balanced_accuracy(intact, count) - balanced_accuracy(ablated, count)
+    dim, numbers = target_coordinate(targets)
+    both = (dim, "class_name")
+    result = xr.Dataset(
+        {
+            "accuracy_drop": labelled(
+                dim, lost.sum(1) / total, "accuracy of the intact minus that of the ablated network"
+            ),
+            "class_accuracy_drop": labelled(both, by_class, "accuracy drop on the class"),
+            "max_class_accuracy_drop": labelled(
+                dim, by_class[:, count > 0].max(axis=1), "largest accuracy drop over classes"
+            ),
+            "balanced_accuracy_drop": labelled(
+                both, balanced, "drop of the accuracy of telling the class from the rest"
+            ),
+            "loss_increase": labelled(
+                dim,
+                (ablated.loss - intact.loss) / total,
+                "mean cross-entropy of the ablated minus that of the intact network",
+                "nats",
+            ),
+            "changed_predictions": labelled(
+                dim, ablated.changed, "stimuli that get another answer", "stimuli"
+            ),
+        },
+        coords={dim: numbers},
+    )
+    if null:
+        chance = max_drop_chance(
+            count,
+            intact.correct[0],
+            ablated.correct,
+            ablated.lost,
+            ablated.gained,
+            resamples=null,
+            seed=seed,
+        )
+        result["max_class_accuracy_drop_null_mean"] = labelled(
+            dim, chance.mean, "mean largest drop if as many stimuli were hit whatever their class"
+        )
+        result["max_class_accuracy_drop_p"] = labelled(
+            dim, chance.p, "chance of so large a largest drop if classes did not matter"
+        )
+    return result
+
+
+def shares(counts: npt.NDArray[Any], of: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return counts over how many there are; NaN for a class without stimuli."""
     of = np.broadcast_to(of, counts.shape)
     result: npt.NDArray[np.float64] = np.full(counts.shape, np.nan)
