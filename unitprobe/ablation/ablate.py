@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 import xarray as xr
 from torch import nn
 
+from unitprobe.ablation.attribution import attribute
+from unitprobe.ablation.checkpoint import Checkpoint, describe_targets
 from unitprobe.ablation.choice import (
     Directions,
     Groups,
@@ -13,15 +19,18 @@ from unitprobe.ablation.choice import (
     choose_targets,
     layer_that_makes,
 )
+from unitprobe.ablation.engine import intact_logits
+from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.replacements import Mode
 from unitprobe.ablation.result import result_tree
 from unitprobe.ablation.sweep import Method, SweepOptions, run_sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches, prepare
-from unitprobe.layers import Selection, list_layers, select_layers
-from unitprobe.models import Network
+from unitprobe.errors import OptionError
+from unitprobe.layers import Selection, as_input, evaluating, list_layers, select_layers
+from unitprobe.models import Network, describe_transform
 from unitprobe.stimuli import Stimuli
-from unitprobe.store import check_layer_names
+from unitprobe.store import check_layer_names, check_output, open_store, save_tree
 
 
 def ablate(
@@ -39,7 +48,14 @@ def ablate(
     device: str | torch.device | None = None,
     method: Method = "auto",
     memory: int = 2**30,
+    null: int = 1000,
     seed: int = 0,
+    attribution_steps: int = 0,
+    check_units: int = 32,
+    path: str | os.PathLike[str] | None = None,
+    logit_changes: bool = False,
+    resume: bool = True,
+    overwrite: bool = False,
     workers: int = 0,
     progress: bool = True,
 ) -> xr.DataTree:
@@ -74,13 +90,34 @@ def ablate(
         Stimuli in one forward pass.
     device : str or torch.device, optional
         Where to run; the network's own device if None.
-    method : {"auto", "suffix", "full"}
+    method : {"auto", "suffix", "full", "attribution"}
         ``"full"`` runs the whole network for every unit. ``"suffix"`` captures it as a graph and
         computes only what a unit reaches; ``"auto"`` does so where the network allows.
+        ``"attribution"`` estimates the loss of all units at once from one gradient, and says how
+        well by sweeping `check_units` of them; see Notes.
     memory : int
         Bytes that the suffix engine may take for what it keeps.
+    null : int
+        Draws for the chance level of ``max_class_accuracy_drop``; 0 leaves it out.
     seed : int
-        For ``"resample"`` and ``"noise"``.
+        For ``"resample"`` and ``"noise"``, the chance level and the choice of `check_units`.
+    attribution_steps : int
+        0 takes the gradient at the intact activation, in one pass for all layers; k averages the
+        gradients at k points on the way from it to the layer ablated whole, in k passes a layer.
+    check_units : int
+        Of all units of all layers, how many are also ablated to check an attribution; 0 checks
+        none.
+    path : path, optional
+        Write the result to this file too. Until it is finished, what was counted is kept in the
+        folder ``PATH.partial``: if the sweep is interrupted, the same call goes on where it stopped
+        and ends with the same numbers.
+    logit_changes : bool
+        Also write the change of every logit to the file: ``logit_change`` (stimulus, unit,
+        output) of each layer, ablated minus intact, float32.
+    resume : bool
+        Go on with an unfinished sweep at the same path; if False, begin anew.
+    overwrite : bool
+        Replace an existing file.
     workers : int
         Processes that load images.
     progress : bool
@@ -92,12 +129,17 @@ def ablate(
         At the root ``accuracy`` () and ``class_accuracy`` (class_name) of the intact network, in
         0..1, and ``loss``, its mean cross-entropy in nats. A node per layer with
         ``accuracy_drop`` (unit), ``class_accuracy_drop`` (unit, class_name), both intact minus
-        ablated in -1..1; ``max_class_accuracy_drop`` (unit), the largest over classes, which is
-        biased upward where classes have few stimuli; ``loss_increase`` (unit), ablated minus
+        ablated in -1..1, NaN for a class without stimuli; ``max_class_accuracy_drop`` (unit), the
+        largest over classes, which is above 0 by chance alone, with ``..._null_mean`` and ``..._p``
+        if as many stimuli were hit whatever their class; ``loss_increase`` (unit), ablated minus
         intact; ``balanced_accuracy_drop`` (unit, class_name), of telling one class from the rest:
         the mean of the share of the class and of the share of the others that are told right (Bau
         et al. 2020); ``changed_predictions`` (unit), stimuli with another answer. Groups and
-        directions have the dimension ``group`` or ``direction`` in the place of ``unit``.
+        directions have the dimension ``group`` or ``direction`` in the place of ``unit``. An
+        attribution has an estimated ``loss_increase`` (unit), ``class_loss_increase`` (unit,
+        class_name) and, NaN where not checked, ``exact_loss_increase`` (unit); at the root
+        ``rank_correlation`` () of the two, with ``..._low`` and ``..._high`` of its 95% interval.
+        With `path` the tree is that of the file, opened by `unitprobe.open_store`.
 
     Raises
     ------
@@ -107,6 +149,8 @@ def ablate(
         The selection matches no layer.
     OptionError
         The mode, method or a unit does not exist.
+    StoreExistsError, ContentsMismatchError, StorageError
+        The file exists, another unfinished sweep is in its place, or it cannot be written.
 
     Notes
     -----
@@ -125,6 +169,8 @@ def ablate(
     >>> tree["2"]["class_accuracy_drop"].sizes
     Frozen({'unit': 4, 'class_name': 10})
     """
+    target = None if path is None else check_output(path, overwrite=overwrite)
+    _check_options(method, mode, null, target, logit_changes)
     options = SweepOptions(
         mode, value, noise_scale, seed, batch_size, workers, method, memory, progress
     )
@@ -137,5 +183,73 @@ def ablate(
         if mode == "weights":
             moved = [layer_that_makes(targets.layer, listed) for targets in swept]
             swept = [Targets(a, t.groups) for a, t in zip(moved, swept, strict=True)]
-        sweep = run_sweep(network, images, swept, options)
-    return result_tree(network, images, chosen, swept, sweep, options)
+        if method == "attribution":
+            tree = attribute(
+                network, images, chosen, swept, options, attribution_steps, check_units
+            )
+            if target is not None:
+                save_tree(tree, target, overwrite=overwrite)
+        elif target is None:
+            sweep = run_sweep(network, images, swept, options)
+            tree = result_tree(network, images, chosen, swept, sweep, options, null)
+        else:
+            checkpoint, outputs = _checkpoint(
+                network, images, target, swept, options, resume, logit_changes
+            )
+            changes = None
+            if logit_changes:
+                changes = LogitChanges(checkpoint, swept, len(images), outputs, batch_size)
+            sweep = run_sweep(network, images, swept, options, checkpoint, changes)
+            tree = result_tree(network, images, chosen, swept, sweep, options, null)
+            if changes is not None:
+                changes.save(tree, images, target)
+            else:
+                save_tree(tree, target, overwrite=overwrite)
+            checkpoint.remove()
+    return tree if target is None else open_store(target)
+
+
+def _check_options(
+    method: Method, mode: Mode, null: int, path: Path | None, logit_changes: bool
+) -> None:
+    if null < 0:
+        raise OptionError(f"null={null} is negative; 1000 is usual, 0 leaves the chance level out")
+    if logit_changes and path is None:
+        raise OptionError("logit_changes=True needs a file to write to; give path=")
+    if logit_changes and method == "attribution":
+        raise OptionError("method='attribution' computes no ablated logits; choose another method")
+    if method == "attribution" and mode == "noise":
+        raise OptionError(
+            "mode='noise' has no first-order effect on average; choose another mode for "
+            "method='attribution', or method='auto'"
+        )
+
+
+def _checkpoint(
+    network: Network,
+    stimuli: Stimuli,
+    path: Path,
+    swept: Sequence[Targets],
+    options: SweepOptions,
+    resume: bool,
+    logit_changes: bool,
+) -> tuple[Checkpoint, int]:
+    """Return where a sweep is kept, and how many outputs the network has."""
+    image, _ = next(load_batches(stimuli, range(1), batch_size=1))
+    with evaluating(network.module), torch.no_grad():
+        logits = intact_logits(network, as_input(network.module, image))[0].double().cpu().numpy()
+    contents = {
+        "weights_fingerprint": network.fingerprint,
+        "preprocessing": describe_transform(stimuli.transform),
+        "stimuli_fingerprint": stimuli.fingerprint,
+        "layers": ", ".join(targets.layer.name for targets in swept),
+        "targets": describe_targets(swept),
+        "mode": options.mode,
+        "value": str(options.value),
+        "noise_scale": str(options.noise_scale),
+        "seed": str(options.seed),
+        "method": options.method,
+        "batch_size": str(options.batch_size),
+        "logit_changes": str(logit_changes),
+    }
+    return Checkpoint(path, contents, logits, resume=resume), len(logits)

@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from unitprobe.ablation.checkpoint import Checkpoint, Counts
 from unitprobe.ablation.engine import Engine, FullEngine, activation_of, run
+from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.outcome import Answers, Outcomes
 from unitprobe.ablation.replacements import (
     Batch,
@@ -34,7 +36,7 @@ from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
 
 #: Which engine runs; see `unitprobe.ablate`.
-Method = Literal["auto", "suffix", "full"]
+Method = Literal["auto", "suffix", "full", "attribution"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,12 @@ class Sweep:
 
 
 def run_sweep(
-    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+    network: Network,
+    stimuli: Stimuli,
+    swept: Sequence[Targets],
+    options: SweepOptions,
+    checkpoint: Checkpoint | None = None,
+    changes: LogitChanges | None = None,
 ) -> Sweep:
     """Ablate every target and count the outcomes.
 
@@ -93,6 +100,10 @@ def run_sweep(
         What is ablated, a layer each.
     options : SweepOptions
         How.
+    checkpoint : Checkpoint, optional
+        Where the counts are kept on the way, and what was counted before.
+    changes : LogitChanges, optional
+        Where the change of every logit goes.
 
     Raises
     ------
@@ -102,35 +113,47 @@ def run_sweep(
         The network is no classifier.
     """
     classes = len(stimuli.class_names)
-    intact = Outcomes.empty(1, classes)
-    ablated = {targets.layer.name: Outcomes.empty(len(targets), classes) for targets in swept}
+    counts = Counts.empty(swept, classes)
+    if checkpoint is not None:
+        checkpoint.restore(counts)
     total = sum(map(len, swept)) * len(stimuli)
     with evaluating(network.module), torch.no_grad():
         engine: Engine = FullEngine(network)
         replacement = make_replacement(network, stimuli, swept, options)
         output_of_class: Tensor | None = None
         with progress_bar("ablating", total, "stimuli x units", enabled=options.progress) as step:
-            for batch in load(network, stimuli, options):
+            step(counts.steps(swept, options.batch_size, len(stimuli)))
+            for batch in load(network, stimuli, options, counts.stimuli):
                 logits = engine.begin(batch)
                 if output_of_class is None:
                     indices = output_indices(network, stimuli.class_names, logits.shape[1])
                     output_of_class = torch.from_numpy(indices)
                 answers = Answers.of(logits, batch.labels, output_of_class)
-                intact.add(0, logits[None], answers)
-                for targets in swept:
+                if counts.layers == 0:
+                    counts.intact.add(0, logits[None], answers)
+                for targets in swept[counts.layers :]:
                     first = 0
                     for some in engine.ablated(targets, replacement):
-                        ablated[targets.layer.name].add(first, some, answers)
+                        counts.ablated[targets.layer.name].add(first, some, answers)
+                        if changes is not None:
+                            changes.add(some - logits)
                         first += len(some)
                         step(len(some) * len(batch.numbers))
+                    if changes is not None:
+                        changes.write(targets, batch.numbers)
+                    counts.layers += 1
+                    if checkpoint is not None:
+                        checkpoint.keep(counts)
+                counts.stimuli, counts.layers = counts.stimuli + len(batch.numbers), 0
     count = torch.bincount(torch.from_numpy(stimuli.labels), minlength=classes).numpy()
-    return Sweep(intact, ablated, count, engine.method)
+    return Sweep(counts.intact, counts.ablated, count, engine.method)
 
 
-def load(network: Network, stimuli: Stimuli, options: SweepOptions) -> Iterator[Batch]:
-    """Yield the stimuli in batches, on the network's device."""
-    first = 0
-    indices = range(len(stimuli))
+def load(
+    network: Network, stimuli: Stimuli, options: SweepOptions, first: int = 0
+) -> Iterator[Batch]:
+    """Yield the stimuli from `first` on in batches, on the network's device."""
+    indices = range(first, len(stimuli))
     for images, labels in load_batches(
         stimuli, indices, batch_size=options.batch_size, workers=options.workers
     ):

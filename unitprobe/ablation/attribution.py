@@ -1,0 +1,369 @@
+"""Estimate what every ablation does to the loss from gradients, all units at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from unitprobe.ablation.engine import check_logits, intact_logits, run
+from unitprobe.ablation.outcome import Answers, Outcomes, Values
+from unitprobe.ablation.replacements import Batch, Replacement, Resample, random_partners
+from unitprobe.ablation.result import labelled, root_result, shares, target_coordinate
+from unitprobe.ablation.sweep import Sweep, SweepOptions, load, make_replacement, run_sweep
+from unitprobe.ablation.targets import Targets
+from unitprobe.batches import load_batches
+from unitprobe.errors import LayerError, ModelError, OptionError
+from unitprobe.inference.rank_correlation import rank_correlation
+from unitprobe.layers import Layer, as_input, evaluating
+from unitprobe.models import Network, output_indices
+from unitprobe.probe import watch_layers
+from unitprobe.progress import progress_bar
+from unitprobe.stimuli import Stimuli
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a network's gradients say of ablations.
+
+    Attributes
+    ----------
+    loss_change : dict of str to array
+        By layer, (target, class_name): estimated change of the cross-entropy in nats, summed over
+        the stimuli of each class.
+    intact : Outcomes
+        Of the intact network, its only target.
+    """
+
+    loss_change: dict[str, Values]
+    intact: Outcomes
+
+
+def run_attribution(
+    network: Network,
+    stimuli: Stimuli,
+    swept: Sequence[Targets],
+    options: SweepOptions,
+    steps: int = 0,
+) -> Attribution:
+    """Estimate the effect of every ablation on the loss, to first order.
+
+    Parameters
+    ----------
+    network : Network
+        A classifier, on its device. It is left as it was found, without gradients.
+    stimuli : Stimuli
+        Labelled images with their transform.
+    swept : sequence of Targets
+        What would be ablated, a layer each.
+    options : SweepOptions
+        How; every mode but ``"noise"``.
+    steps : int
+        0 takes the gradient at the intact activation, for all layers in one pass; k averages k
+        gradients on the way from it to the layer ablated whole, in k passes for each layer.
+
+    Returns
+    -------
+    Attribution
+        Estimates in nats, positive where an ablation would raise the loss.
+
+    Raises
+    ------
+    LabelError
+        The network's outputs cannot be matched to the classes of the stimuli.
+    ModelError
+        The network is no classifier, or has no gradients.
+    LayerError
+        A layer's activation does not have the stimuli first.
+
+    Notes
+    -----
+    With the activation a of a unit at a position and what would replace it, b, the estimate is the
+    sum over positions of (b - a) dL/da: Molchanov et al. 2017, "Pruning convolutional neural
+    networks for resource efficient inference", eq. 7, with sign and for any b. With steps, dL/da is
+    its mean at the midpoints of k parts of the straight line from the layer's activation to
+    that with every unit replaced: integrated gradients (Sundararajan et al. 2017) in the space of
+    the layer. Over all units they add up to the effect of ablating the whole layer, as k
+    grows. All layers could share k passes along a path of the *input* (Dhamdhere et al. 2019,
+    Leino et al. 2018), but its end is not an ablation, so what that adds up to is none either.
+
+    It takes the memory of a training step without weight gradients: a forward and a backward pass.
+    """
+    if steps < 0:
+        raise OptionError(f"attribution_steps={steps} is negative; 0 takes one gradient")
+    change = {targets.layer.name: _Sums(targets, stimuli) for targets in swept}
+    intact = Outcomes.empty(1, len(stimuli.class_names))
+    # At the intact activations, what one layer is shown does not change the next.
+    passes = [(list(swept), 0.0)]
+    if steps:
+        passes = [([one], (i + 0.5) / steps) for one in swept for i in range(steps)]
+    total = len(stimuli) * len(passes)
+    with evaluating(network.module), _without_parameters(network.module):
+        output_of_class = _output_of_class(network, stimuli)
+        partners = _Partners(network, stimuli, swept, options.seed)
+        resamples = options.mode == "resample" and len(stimuli) > 1
+        with torch.no_grad():
+            replacement = (
+                Resample(partners, partners.partner)
+                if resamples
+                else make_replacement(network, stimuli, swept, options)
+            )
+        with progress_bar("attributing", total, "stimuli", enabled=options.progress) as step:
+            for batch in load(network, stimuli, options):
+                if resamples:
+                    partners.load(batch)
+                outputs = output_of_class[batch.labels].to(batch.images.device)
+                for some, fraction in passes:
+                    logits, found = _differentiate(
+                        network, batch, outputs, some, replacement, fraction
+                    )
+                    for name, values in found.items():
+                        change[name].add(values / max(1, steps), batch.labels)
+                    step(len(batch.labels))
+                if steps:
+                    logits = intact_logits(network, batch.images)
+                answers = Answers.of(logits, batch.labels, output_of_class)
+                intact.add(0, logits[None], answers)
+    return Attribution({name: sums.by_class for name, sums in change.items()}, intact)
+
+
+def attribute(
+    network: Network,
+    stimuli: Stimuli,
+    layers: Sequence[Layer],
+    swept: Sequence[Targets],
+    options: SweepOptions,
+    steps: int,
+    check_units: int,
+) -> xr.DataTree:
+    """Estimate the effect of every ablation, check some exactly, and label both.
+
+    See `unitprobe.ablate` for what the tree holds.
+    """
+    if check_units < 0:
+        raise OptionError(f"check_units={check_units} is negative; 0 checks no unit")
+    found = run_attribution(network, stimuli, swept, options, steps)
+    places = _draw(swept, check_units, options.seed)
+    exact = _sweep_some(network, stimuli, swept, places, options)
+    root = root_result(network, stimuli, found.intact, options)
+    root.attrs.update(method="attribution", attribution_steps=steps, check_units=check_units)
+    nodes = {}
+    for layer, targets, some in zip(layers, swept, places, strict=True):
+        dim, numbers = target_coordinate(targets)
+        change = found.loss_change[targets.layer.name]
+        checked = np.full(len(targets), np.nan)
+        if len(some):
+            assert exact is not None
+            loss = exact.ablated[targets.layer.name].loss - exact.intact.loss
+            checked[some] = loss / len(stimuli)
+        nodes[layer.name] = xr.Dataset(
+            {
+                "loss_increase": labelled(
+                    dim, change.sum(1) / len(stimuli), "estimated increase of the loss", "nats"
+                ),
+                "class_loss_increase": labelled(
+                    (dim, "class_name"),
+                    shares(change, root["class_count"].values),
+                    "estimated increase of the loss on the class",
+                    "nats",
+                ),
+                "exact_loss_increase": labelled(
+                    dim, checked, "increase of the loss, where it was checked", "nats"
+                ),
+            },
+            coords={dim: numbers},
+        )
+    if exact is not None:
+        root.attrs["check_method"] = exact.method
+        estimates, checks = (
+            np.concatenate([node[name].values for node in nodes.values()])
+            for name in ("loss_increase", "exact_loss_increase")
+        )
+        agreement = rank_correlation(estimates, checks, seed=options.seed)
+        for name, value in (
+            ("rank_correlation", agreement.value),
+            ("rank_correlation_low", agreement.low),
+            ("rank_correlation_high", agreement.high),
+        ):
+            root[name] = labelled((), value, "Spearman correlation of estimated and exact increase")
+    return xr.DataTree.from_dict({"/": root, **nodes})
+
+
+class _Sums:
+    """Sums over the stimuli of each class, in double precision."""
+
+    def __init__(self, targets: Targets, stimuli: Stimuli) -> None:
+        self.by_class: Values = np.zeros((len(targets), len(stimuli.class_names)))
+
+    def add(self, values: Tensor, labels: Tensor) -> None:
+        """Add values (stimulus, target)."""
+        np.add.at(self.by_class.T, labels.numpy(), values.cpu().double().numpy())
+
+
+def _differentiate(
+    network: Network,
+    batch: Batch,
+    outputs: Tensor,
+    swept: Sequence[Targets],
+    replacement: Replacement,
+    fraction: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run a network forward and back with layers replaced by a fraction, without remainder state.
+
+    Returns
+    -------
+    logits : Tensor
+        (stimulus, output).
+    changes : dict of str to Tensor
+        By layer, (stimulus, target), the first-order change of each stimulus' loss.
+    """
+    by_name = {targets.layer.name: targets for targets in swept}
+    changes: dict[str, Tensor] = {}
+    starts: list[Tensor] = []
+
+    def visit(layer: Layer, activation: Tensor, args: tuple[Any, ...]) -> Tensor | None:
+        targets = by_name[layer.name]
+        everything = range(targets.coordinate_count)
+        with torch.no_grad():
+            if len(activation) != len(batch.numbers):
+                raise LayerError(
+                    f"layer {layer.name!r} gives {len(activation)} activations for "
+                    f"{len(batch.numbers)} stimuli; method='attribution' needs one for each"
+                )
+            intact = targets.coordinates(activation)
+            new = replacement(targets, everything, intact, batch)
+            # A tensor of its own: the network may overwrite the activation later.
+            change = new - intact
+            start = activation
+            if fraction:
+                start = targets.replace(activation, everything, intact + fraction * change)
+
+        def receive(gradient: Tensor) -> None:
+            product = (targets.coordinates(gradient) * change).float().flatten(2)
+            by_coordinate = product.sum(2) if product.ndim > 2 else product
+            changes[layer.name] = _in_groups(by_coordinate, targets)
+
+        if not start.requires_grad:
+            start = start.detach().requires_grad_()
+            starts.append(start)
+        elif not activation._is_view() or (args and args[0] is activation):
+            # Nothing but a look: what works in place keeps what it needs for its gradient.
+            activation.register_hook(receive)  # type: ignore[no-untyped-call]
+            return None
+        # A copy may be overwritten where the start of a graph, or a view, may not.
+        passed = start.clone()
+        passed.register_hook(receive)  # type: ignore[no-untyped-call]
+        return passed
+
+    layers = [targets.layer for targets in swept]
+    with torch.enable_grad(), watch_layers(network.module, layers, visit) as watcher:
+        logits = check_logits(network, run(network, batch.images, watcher))
+        loss = nn.functional.cross_entropy(logits.double(), outputs, reduction="sum")
+        if not starts or not loss.requires_grad:
+            raise ModelError(
+                f"{network.name} computes its logits without gradients of its layers; "
+                "choose method='auto'"
+            )
+        try:
+            torch.autograd.grad(loss, starts, allow_unused=True)
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            raise ModelError(
+                f"{network.name} has no gradients ({reason}); choose method='auto'"
+            ) from error
+    return logits.detach(), changes
+
+
+def _in_groups(values: Tensor, targets: Targets) -> Tensor:
+    """Return sums (stimulus, target) of what is replaced together, from (stimulus, coordinate)."""
+    if all(len(group) == 1 for group in targets.groups):
+        return values[:, [group[0] for group in targets.groups]]
+    return torch.stack([values[:, list(group)].sum(1) for group in targets.groups], dim=1)
+
+
+@contextmanager
+def _without_parameters(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of the weights, and put everything back as it was."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _output_of_class(network: Network, stimuli: Stimuli) -> Tensor:
+    """Return the output that stands for each class, (class_name,)."""
+    image, _ = next(load_batches(stimuli, range(1), batch_size=1))
+    with torch.no_grad():
+        logits = intact_logits(network, as_input(network.module, image))
+    return torch.from_numpy(output_indices(network, stimuli.class_names, logits.shape[1]))
+
+
+def _draw(swept: Sequence[Targets], count: int, seed: int) -> list[IntArray]:
+    """Return which targets of each layer are drawn, `count` of all of them."""
+    ends = np.cumsum([len(targets) for targets in swept])
+    chosen = np.random.default_rng(seed).permutation(ends[-1])[:count]
+    chosen.sort()
+    begins = ends - [len(targets) for targets in swept]
+    return [
+        chosen[(chosen >= begin) & (chosen < end)] - begin
+        for begin, end in zip(begins, ends, strict=True)
+    ]
+
+
+def _sweep_some(
+    network: Network,
+    stimuli: Stimuli,
+    swept: Sequence[Targets],
+    places: Sequence[IntArray],
+    options: SweepOptions,
+) -> Sweep | None:
+    """Ablate some targets of each layer; None if there are none."""
+    some = [
+        replace(targets, groups=tuple(targets.groups[place] for place in chosen))
+        for targets, chosen in zip(swept, places, strict=True)
+        if len(chosen)
+    ]
+    if not some:
+        return None
+    return run_sweep(network, stimuli, some, replace(options, method="auto"))
+
+
+class _Partners:
+    """The activations of all layers on the partners of a batch, from one pass."""
+
+    def __init__(
+        self, network: Network, stimuli: Stimuli, swept: Sequence[Targets], seed: int
+    ) -> None:
+        self._network = network
+        self._stimuli = stimuli
+        self._layers = [targets.layer for targets in swept]
+        self.partner = random_partners(len(stimuli), seed)
+        self._kept: dict[str, Tensor] = {}
+
+    def load(self, batch: Batch) -> None:
+        """Run the network on the partners of the next batch."""
+        numbers = self.partner[list(batch.numbers)].tolist()
+        images, _ = next(load_batches(self._stimuli, numbers, batch_size=len(numbers)))
+
+        def keep(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
+            self._kept[layer.name] = activation.clone()
+
+        with torch.no_grad(), watch_layers(self._network.module, self._layers, keep) as watcher:
+            run(self._network, as_input(self._network.module, images), watcher)
+
+    def __call__(self, targets: Targets, numbers: Sequence[int]) -> Tensor:
+        """Return a layer's activation on the partners of the batch in hand."""
+        return self._kept[targets.layer.name]
