@@ -13,15 +13,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unitprobe import metrics
+from unitprobe.ablation.engine import check_logits
+from unitprobe.ablation.engine import run as run_network
 from unitprobe.ablation.protocols.options import RunOptions
 from unitprobe.batches import load_batches, prepare
-from unitprobe.errors import ModelError, ResponseError
-from unitprobe.layers import Selection
+from unitprobe.errors import LayerError, ResponseError
+from unitprobe.layers import (
+    Layer,
+    Selection,
+    as_input,
+    evaluating,
+    list_layers,
+    select_layers,
+)
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, output_indices
 from unitprobe.online import ClassMoments
-from unitprobe.probe import Probe
+from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
+from unitprobe.responses import pool_activation
 from unitprobe.stimuli import Stimuli
 
 FloatArray = NDArray[np.float64]
@@ -80,47 +90,55 @@ def measure_units(
         The network is no classifier.
     ResponseError
         Responses are NaN, infinite, or negative and refused.
+    LayerError
+        A stimulus does not reach a layer.
     LabelError
         The network's outputs cannot be matched to the classes of the stimuli.
     """
     classes = len(stimuli.class_names)
     batch_size = run.get("batch_size", 64)
-    logits: list[Any] = []
     sums: dict[str, _Sums] = {}
     outputs: Tensor | None = None
-    with (
-        prepare(model, stimuli, batch_size=batch_size, device=run.get("device")) as (net, images),
-        Probe(net, layers) as probe,
-        progress_bar(
-            "measuring", len(images), "stimuli", enabled=run.get("progress", True)
-        ) as advance,
-    ):
-        handle = net.module.register_forward_hook(lambda _module, _args, out: logits.append(out))
-        try:
-            example, _ = next(load_batches(images, range(1), batch_size=1))
+    with prepare(model, stimuli, batch_size=batch_size, device=run.get("device")) as (net, images):
+        example, _ = next(load_batches(images, range(1), batch_size=1))
+        chosen = select_layers(net.module, list_layers(net, example=example), layers)
+        responses: dict[str, Tensor] = {}
+
+        def keep(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
+            assert layer.unit_axis is not None
+            responses[layer.name] = pool_activation(activation, layer.unit_axis, "mean")
+
+        with (
+            evaluating(net.module),
+            torch.no_grad(),
+            watch_layers(net.module, chosen, keep) as watcher,
+            progress_bar(
+                "measuring", len(images), "stimuli", enabled=run.get("progress", True)
+            ) as advance,
+        ):
             for batch, labels in load_batches(
-                images,
-                range(len(images)),
-                batch_size=batch_size,
-                workers=run.get("workers", 0),
+                images, range(len(images)), batch_size=batch_size, workers=run.get("workers", 0)
             ):
-                responses = probe(batch)
-                last = _checked(net, logits[-1])
-                logits.clear()
+                responses.clear()
+                batch = as_input(net.module, batch)
+                logits = check_logits(net, run_network(net, batch, watcher))
                 if outputs is None:
-                    indices = output_indices(net, stimuli.class_names, last.shape[1])
-                    outputs = torch.from_numpy(indices).to(last.device)
-                probabilities = last.double().softmax(1)[:, outputs]
-                for layer, response in responses.items():
+                    indices = output_indices(net, stimuli.class_names, logits.shape[1])
+                    outputs = torch.from_numpy(indices).to(logits.device)
+                probabilities = logits.double().softmax(1)[:, outputs]
+                for layer in chosen:
+                    if len(responses.get(layer.name, ())) != len(batch):
+                        raise LayerError(
+                            f"{net.name} did not reach layer {layer.name!r} with every stimulus; "
+                            "its path depends on the data: leave the layer out"
+                        )
+                    response = responses[layer.name]
                     if directions is not None:
-                        rows = torch.from_numpy(directions[layer]).to(response.device)
+                        rows = torch.from_numpy(directions[layer.name]).to(response.device)
                         response = response.double() @ rows.T
-                    if layer not in sums:
-                        sums[layer] = _Sums(layer, classes, signed)
-                    sums[layer].add(response, labels, probabilities)
+                    found = sums.setdefault(layer.name, _Sums(layer.name, classes, signed))
+                    found.add(response, labels, probabilities)
                 advance(len(batch))
-        finally:
-            handle.remove()
     dim = "unit" if directions is None else "direction"
     return Measured({layer: found.dataset(dim) for layer, found in sums.items()}, example)
 
@@ -202,13 +220,3 @@ class RunningCorrelation:
         size = np.sqrt(np.outer(*[np.where(v, s, 1.0) for v, s in zip(vary, squares, strict=True)]))
         r: FloatArray = np.where(np.outer(*vary), covariance / size, np.nan)
         return r
-
-
-def _checked(network: Network, logits: Any) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            f"{network.name} gives {what}, not logits (stimulus, output); "
-            "ablation needs a classifier"
-        )
-    return logits
