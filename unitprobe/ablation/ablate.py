@@ -17,7 +17,7 @@ from unitprobe.ablation.choice import (
     Groups,
     Units,
     choose_targets,
-    layer_that_makes,
+    targets_of_weights,
 )
 from unitprobe.ablation.engine import intact_logits
 from unitprobe.ablation.logit_changes import LogitChanges
@@ -181,8 +181,7 @@ def ablate(
         check_layer_names(layer.name for layer in chosen)
         swept = [choose_targets(layer, units, groups, directions) for layer in chosen]
         if mode == "weights":
-            moved = [layer_that_makes(targets.layer, listed) for targets in swept]
-            swept = [Targets(a, t.groups) for a, t in zip(moved, swept, strict=True)]
+            swept = targets_of_weights(swept, listed)
         if method == "attribution":
             tree = attribute(
                 network, images, chosen, swept, options, attribution_steps, check_units

@@ -217,7 +217,7 @@ def _differentiate(
     replacement: Replacement,
     fraction: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a network forward and back with layers replaced by a fraction, without remainder state.
+    """Run a network forward and back with layers replaced by a fraction, and leave no trace.
 
     Returns
     -------
@@ -248,8 +248,8 @@ def _differentiate(
                 start = targets.replace(activation, everything, intact + fraction * change)
 
         def receive(gradient: Tensor) -> None:
-            product = (targets.coordinates(gradient) * change).float().flatten(2)
-            by_coordinate = product.sum(2) if product.ndim > 2 else product
+            product = (targets.coordinates(gradient) * change).float()
+            by_coordinate = product.flatten(2).sum(2) if product.ndim > 2 else product
             changes[layer.name] = _in_groups(by_coordinate, targets)
 
         if not start.requires_grad:

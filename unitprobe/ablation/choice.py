@@ -78,7 +78,32 @@ def _rows(layer: Layer, directions: npt.ArrayLike) -> torch.Tensor:
     return normalized
 
 
-def layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
+def targets_of_weights(swept: Sequence[Targets], listed: Sequence[Layer]) -> list[Targets]:
+    """Return the same units of the convolutions and linear layers that make those of each layer.
+
+    Raises
+    ------
+    OptionError
+        Directions have no weights of their own.
+    LayerError
+        The units of a layer are not made by one convolution or linear layer, or are those of
+        another layer too.
+    """
+    moved: dict[str, Targets] = {}
+    for targets in swept:
+        if targets.directions is not None:
+            raise OptionError("mode='weights' silences units; directions= needs another mode")
+        made_by = _layer_that_makes(targets.layer, listed)
+        if made_by.name in moved:
+            raise LayerError(
+                f"mode='weights': the units of layer {targets.layer.name!r} and of one before it "
+                f"are both made by {made_by.name!r}; choose one of them"
+            )
+        moved[made_by.name] = Targets(made_by, targets.groups)
+    return list(moved.values())
+
+
+def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
     """Return the convolution or linear layer whose units a layer passes on, normalised or not."""
     between: Layer = layer
     for before in reversed(listed[: listed.index(layer) + 1]):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unitprobe.ablation.targets import Targets
+from unitprobe.errors import LayerError
 
 #: What takes the place of what is ablated; see `unitprobe.ablate`.
 Mode = Literal["zero", "mean", "class_mean", "resample", "noise", "value", "weights"]
@@ -100,6 +101,7 @@ class ClassMean:
         self, targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch
     ) -> Tensor:
         """Return the means of each stimulus' class."""
+        _check_stimuli(targets, intact, batch, "class_mean")
         means = self.statistics[targets.layer.name].class_mean[batch.labels.cpu()]
         return _spread(means[:, list(which)], intact)
 
@@ -131,6 +133,7 @@ class Noise:
         self, targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch
     ) -> Tensor:
         """Return intact values with noise."""
+        _check_stimuli(targets, intact, batch, "noise")
         deviation = self.statistics[targets.layer.name].deviation[list(which)]
         noise = self._noise_of(targets, batch, tuple(intact.shape[2:]))[:, list(which)]
         added = self.scale * _spread(deviation[None], intact) * noise.to(intact.device)
@@ -171,6 +174,7 @@ class Resample:
         self, targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch
     ) -> Tensor:
         """Return the values on the other stimuli."""
+        _check_stimuli(targets, intact, batch, "resample")
         numbers = tuple(int(self.partner[number]) for number in batch.numbers)
         kept = self._kept
         if kept is None or kept[:2] != (targets.layer.name, numbers):
@@ -202,33 +206,41 @@ class RunningStatistics:
     """Sums for `Statistics`, batch after batch, in double precision."""
 
     def __init__(self, classes: int) -> None:
-        self._classes = classes
-        self._count = torch.zeros(classes, dtype=torch.float64)
-        self._sum: Tensor | None = None
-        self._square: Tensor | None = None
+        self._class_count = torch.zeros(classes, dtype=torch.float64)
+        self._count = 0
+        self._sum = self._square = self._class_sum = torch.empty(0)
 
     def add(self, coordinates: Tensor, labels: Tensor) -> None:
-        """Add a batch of coordinates (stimulus, coordinate, *positions)."""
-        rows = coordinates.detach().double().flatten(2) if coordinates.ndim > 2 else None
-        mean = coordinates.detach().double() if rows is None else rows.mean(2)
-        square = (mean**2) if rows is None else (rows**2).mean(2)
-        mean, square, labels = mean.cpu(), square.cpu(), labels.cpu()
-        if self._sum is None:
-            self._sum = torch.zeros(self._classes, mean.shape[1], dtype=torch.float64)
-            self._square = torch.zeros(mean.shape[1], dtype=torch.float64)
-        assert self._square is not None
-        self._sum.index_add_(0, labels, mean)
-        self._square += square.sum(0)
-        self._count += torch.bincount(labels, minlength=self._classes)
+        """Add a batch of coordinates (stimulus, coordinate, *positions).
+
+        Where the first axis is not the stimuli there are no class means.
+        """
+        rows = coordinates.detach()
+        if rows.dtype in (torch.float16, torch.bfloat16):
+            rows = rows.float()
+        # Over positions in the activation's own precision, over stimuli in double precision.
+        rows = rows.flatten(2) if rows.ndim > 2 else rows[:, :, None]
+        variance, mean = (x.cpu().double() for x in torch.var_mean(rows, dim=2, correction=0))
+        if self._count == 0:
+            coordinate_count = mean.shape[1]
+            self._sum = torch.zeros(coordinate_count, dtype=torch.float64)
+            self._square = torch.zeros_like(self._sum)
+            self._class_sum = torch.zeros(
+                len(self._class_count), coordinate_count, dtype=torch.float64
+            )
+        self._count += len(mean)
+        self._sum += mean.sum(0)
+        self._square += (variance + mean**2).sum(0)
+        if len(mean) == len(labels):
+            labels = labels.cpu()
+            self._class_sum.index_add_(0, labels, mean)
+            self._class_count += torch.bincount(labels, minlength=len(self._class_count))
 
     def compute(self) -> Statistics:
         """Return the statistics of all batches."""
-        assert self._sum is not None
-        assert self._square is not None
-        total = self._count.sum()
-        mean = self._sum.sum(0) / total
-        variance = (self._square / total - mean**2).clamp(min=0)
-        return Statistics(mean, self._sum / self._count[:, None], variance.sqrt())
+        mean = self._sum / self._count
+        variance = (self._square / self._count - mean**2).clamp(min=0)
+        return Statistics(mean, self._class_sum / self._class_count[:, None], variance.sqrt())
 
 
 def random_partners(count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -244,6 +256,16 @@ def random_partners(count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np
     partners = np.empty(count, dtype=np.int64)
     partners[order] = np.roll(order, -1)
     return partners
+
+
+def _check_stimuli(targets: Targets, intact: Tensor, batch: Batch, mode: Mode) -> None:
+    """Refuse an activation whose first axis is something else than the stimuli."""
+    if len(intact) != len(batch.numbers):
+        raise LayerError(
+            f"mode={mode!r} needs to know the stimulus of each activation, and layer "
+            f"{targets.layer.name!r} gives {len(intact)} for {len(batch.numbers)} stimuli; choose "
+            "mode='zero', 'mean' or 'value', or other layers"
+        )
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,266 @@
+"""What takes the place of a unit, against the same replacement written out by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from literal_ablation import NETWORKS, Convolutional, assert_is, images_of, lost
+from torch import nn
+
+import unitprobe as up
+from unitprobe.ablation.replacements import Noise, RunningStatistics, Statistics, random_partners
+from unitprobe.errors import LayerError, OptionError
+
+CONSTANT = ("zero", "value", "mean", "class_mean", "resample")
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    build, layer, axis = NETWORKS[request.param]
+    return build().eval(), layer, axis
+
+
+def replaced(mode, activation, axis, labels):
+    """The activation that stands for `activation` (stimulus, ...), all its units replaced."""
+    moved = activation.movedim(axis, 1).flatten(2)
+    if mode == "zero":
+        new = torch.zeros_like(moved)
+    elif mode == "value":
+        new = torch.full_like(moved, 1.25)
+    elif mode == "mean":
+        new = moved.mean((0, 2))[None, :, None].expand_as(moved)
+    elif mode == "class_mean":
+        by_class = torch.stack([moved[labels == c].mean((0, 2)) for c in range(4)])
+        new = by_class[labels][:, :, None].expand_as(moved)
+    else:
+        new = moved[random_partners(len(moved), seed=3)]
+    return new.unflatten(2, activation.movedim(axis, 1).shape[2:]).movedim(1, axis)
+
+
+def with_units(activation, new, units, axis):
+    mask = torch.zeros(activation.shape[axis], dtype=torch.bool)
+    mask[list(units)] = True
+    shape = [1] * activation.ndim
+    shape[axis] = -1
+    return torch.where(mask.reshape(shape), new, activation)
+
+
+@pytest.mark.parametrize("mode", CONSTANT)
+def test_a_unit_is_replaced_at_every_position(mode, network, stimuli):
+    model, layer, axis = network
+    node = up.ablate(model, stimuli, layers=layer, mode=mode, value=1.25, seed=3, batch_size=7)
+    activation = model.first(images_of(stimuli))
+    new = replaced(mode, activation, axis, stimuli.labels)
+    intact = model.rest(activation)
+    for unit in range(5):
+        ablated = model.rest(with_units(activation, new, [unit], axis))
+        expected = lost(intact, ablated, stimuli.labels)
+        assert_is(node[layer].to_dataset().sel(unit=unit), expected)
+
+
+@pytest.mark.parametrize("mode", CONSTANT)
+def test_the_units_of_a_group_are_replaced_together(mode, network, stimuli):
+    model, layer, axis = network
+    groups = [[0, 3], [1], [4, 2, 0]]
+    node = up.ablate(model, stimuli, layers=layer, groups=groups, mode=mode, value=1.25, seed=3)
+    activation = model.first(images_of(stimuli))
+    new = replaced(mode, activation, axis, stimuli.labels)
+    for number, group in enumerate(groups):
+        ablated = model.rest(with_units(activation, new, group, axis))
+        expected = lost(model.rest(activation), ablated, stimuli.labels)
+        assert_is(node[layer].to_dataset().sel(group=number), expected)
+
+
+def test_noise_has_the_units_own_deviation_and_is_added_at_every_position(network, stimuli):
+    model, layer, axis = network
+    node = up.ablate(model, stimuli, layers=layer, mode="noise", noise_scale=2.0, seed=5)[layer]
+    activation = model.first(images_of(stimuli))
+    moved = activation.movedim(axis, 1)
+    deviation = moved.flatten(2).std((0, 2), correction=0)
+    statistics = {layer: Statistics(deviation, deviation, deviation)}
+    noise = Noise(statistics, scale=2.0, seed=5)
+    normal = torch.stack([noise._noise(layer, i, tuple(moved.shape[1:])) for i in range(26)])
+    shape = (1, 5, *(1,) * (moved.ndim - 2))
+    new = (moved + 2 * deviation.reshape(shape) * normal).movedim(1, axis)
+    for unit in range(5):
+        ablated = model.rest(with_units(activation, new, [unit], axis))
+        expected = lost(model.rest(activation), ablated, stimuli.labels)
+        assert_is(node.to_dataset().sel(unit=unit), expected)
+
+
+def test_noise_is_standard_normal_and_its_own_for_every_stimulus_layer_and_seed():
+    noise = Noise({}, scale=1.0, seed=0)
+    draws = torch.stack([noise._noise("relu", number, (8, 50)) for number in range(50)])
+    assert abs(float(draws.mean())) < 0.03
+    assert abs(float(draws.std()) - 1) < 0.03
+    assert len({float(draw[0, 0]) for draw in draws}) == 50
+    assert not torch.equal(draws[0], noise._noise("gelu", 0, (8, 50)))
+    assert not torch.equal(draws[0], Noise({}, scale=1.0, seed=1)._noise("relu", 0, (8, 50)))
+
+
+def test_weights_silences_the_convolution_as_zeroed_weight_and_bias_do(stimuli):
+    model = Convolutional().eval()
+    node = up.ablate(model, stimuli, layers="relu", mode="weights")["relu"].to_dataset()
+    for unit in range(5):
+        zeroed = copy.deepcopy(model)
+        with torch.no_grad():
+            zeroed.conv.weight[unit] = 0
+            zeroed.conv.bias[unit] = 0
+        expected = lost(model(images_of(stimuli)), zeroed(images_of(stimuli)), stimuli.labels)
+        assert_is(node.sel(unit=unit), expected)
+    zero = up.ablate(model, stimuli, layers="relu")["relu"]
+    assert not np.allclose(zero["loss_increase"], node["loss_increase"], atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [*CONSTANT, "noise"])
+def test_the_unit_axes_as_directions_are_the_units(mode, network, stimuli):
+    model, layer, _ = network
+    options = {"layers": layer, "mode": mode, "value": 0.5, "seed": 1, "null": 0}
+    units = up.ablate(model, stimuli, **options)[layer]
+    rotated = up.ablate(model, stimuli, directions=np.eye(5), **options)[layer]
+    scaled = up.ablate(model, stimuli, directions=3 * np.eye(5)[[2]], **options)[layer]
+    for name in ("loss_increase", "class_accuracy_drop", "changed_predictions"):
+        np.testing.assert_allclose(rotated[name].values, units[name].values, atol=1e-6)
+    # Noise is drawn for the directions there are.
+    if mode != "noise":
+        alone = float(scaled["loss_increase"][0])
+        assert alone == pytest.approx(float(units["loss_increase"][2]), abs=1e-6)
+
+
+def test_a_direction_is_projected_out(network, stimuli):
+    model, layer, axis = network
+    direction = torch.randn(5, dtype=torch.float64)
+    node = up.ablate(model, stimuli, layers=layer, directions=direction[None].numpy())[layer]
+    activation = model.first(images_of(stimuli))
+    along = (direction / direction.norm()).float()
+    moved = activation.movedim(axis, -1)
+    projected = moved - (moved @ along)[..., None] * along
+    ablated = model.rest(projected.movedim(-1, axis))
+    expected = lost(model.rest(activation), ablated, stimuli.labels)
+    assert_is(node.to_dataset().isel(direction=0), expected)
+
+
+@pytest.mark.parametrize("mode", [*CONSTANT, "noise", "weights"])
+def test_the_batch_size_changes_nothing(mode, stimuli):
+    model = Convolutional().eval()
+    few, all_at_once = (
+        up.ablate(model, stimuli, layers="relu", mode=mode, batch_size=size, seed=2)["relu"]
+        for size in (5, 26)
+    )
+    for name, values in few.data_vars.items():
+        np.testing.assert_allclose(values, all_at_once[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("positions", [(), (3, 4)])
+def test_statistics_are_those_of_all_positions_of_all_batches(dtype, positions):
+    values = (torch.randn(20, 3, *positions) * 5 + 40).to(dtype)
+    labels = torch.arange(20) % 4
+    running = RunningStatistics(5)
+    for some in (slice(0, 7), slice(7, 20)):
+        running.add(values[some], labels[some])
+    found = running.compute()
+    rows = values.double().reshape(20, 3, -1)
+    np.testing.assert_allclose(found.mean, rows.mean((0, 2)), rtol=1e-6)
+    np.testing.assert_allclose(found.deviation, rows.std((0, 2), correction=0), rtol=1e-4)
+    for c in range(4):
+        np.testing.assert_allclose(found.class_mean[c], rows[labels == c].mean((0, 2)), rtol=1e-6)
+    assert found.class_mean[4].isnan().all()
+
+
+@pytest.mark.parametrize("mode", [*CONSTANT, "noise", "weights"])
+def test_networks_in_half_precision_can_be_ablated(mode, stimuli):
+    model = Convolutional().eval().bfloat16()
+    node = up.ablate(model, stimuli, layers="relu", mode=mode)["relu"]
+    assert np.isfinite(node["loss_increase"]).all()
+    assert (node["loss_increase"] != 0).any()
+
+
+def test_a_class_without_stimuli_leaves_class_means_of_the_others(stimuli):
+    model = Convolutional().eval()
+    some = stimuli.select(stimuli.labels != 2)
+    node = up.ablate(model, some, layers="relu", mode="class_mean")["relu"]
+    assert np.isfinite(node["loss_increase"]).all()
+    assert np.isnan(node["class_accuracy_drop"][:, 2]).all()
+
+
+def test_every_stimulus_lends_its_activation_to_one_other():
+    for count in (2, 3, 50):
+        partners = random_partners(count, seed=0)
+        assert sorted(partners) == list(range(count))
+        assert not (partners == np.arange(count)).any()
+
+
+def test_one_stimulus_has_no_other_to_take_from(stimuli):
+    with pytest.raises(OptionError, match="two stimuli or more"):
+        up.ablate(Convolutional().eval(), stimuli.select([0]), layers="relu", mode="resample")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"units": [0], "groups": [[1]]}, "exclude each other"),
+        ({"groups": [[]]}, "names no unit"),
+        ({"groups": [[0, 9]]}, "unit 9"),
+        ({"directions": np.eye(4)}, r"shape \(4, 4\) .*5 units"),
+        ({"directions": np.zeros((1, 5))}, "zero row"),
+        ({"units": {"gelu": [0]}}, "layer 'relu' is swept, but only 'gelu'"),
+        ({"null": -1}, "null=-1"),
+        ({"logit_changes": True}, "give path="),
+    ],
+)
+def test_a_mistake_is_one_clear_line(stimuli, options, match):
+    with pytest.raises(OptionError, match=match):
+        up.ablate(Convolutional().eval(), stimuli, layers="relu", **options)
+
+
+def test_weights_of_a_layer_that_adds_two_are_refused(reused, stimuli):
+    with pytest.raises(LayerError, match="'relu_1' are not made by one convolution"):
+        up.ablate(reused, stimuli, layers="relu_1", mode="weights")
+
+
+def test_weights_of_two_layers_of_one_convolution_are_refused(stimuli):
+    with pytest.raises(LayerError, match="both made by 'conv'"):
+        up.ablate(Convolutional().eval(), stimuli, layers=["norm", "relu"], mode="weights")
+
+
+class Windows(nn.Module):
+    """Rows of the map become stimuli of their own for a while."""
+
+    input_size = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(24, 5)
+        self.head = nn.Linear(40, 4)
+
+    def forward(self, x):
+        rows = x.transpose(1, 2).reshape(-1, 24)
+        return self.head(torch.relu(self.inner(rows)).reshape(len(x), -1))
+
+
+def test_layers_with_windows_among_the_stimuli_are_replaced_window_by_window(stimuli):
+    model = Windows().eval()
+    rows = torch.relu(model.inner(images_of(stimuli).transpose(1, 2).reshape(-1, 24)))
+    for mode in ("zero", "class_mean", "resample"):
+        try:
+            node = up.ablate(model, stimuli, layers="relu", mode=mode)["relu"].to_dataset()
+        except LayerError as error:
+            assert "'relu'" in str(error)  # nothing is guessed  # noqa: PT017
+            continue
+        if mode == "zero":
+            silent = rows.clone()
+            silent[:, 2] = 0
+            intact, ablated = (model.head(x.reshape(26, -1)) for x in (rows, silent))
+            assert_is(node.sel(unit=2), lost(intact, ablated, stimuli.labels))
+
+
+def test_what_is_lost_is_counted_as_defined(stimuli):
+    """The literal reference against a case that can be counted on one hand."""
+    intact = torch.tensor([[2.0, 1], [2, 1], [1, 2], [2, 1]])
+    ablated = torch.tensor([[1.0, 2], [2, 1], [1, 2], [1, 2]])
+    found = lost(intact, ablated, np.array([0, 0, 1, 1]), classes=2)
+    assert found["accuracy_drop"] == 0.0
+    assert found["class_accuracy_drop"] == [0.5, -0.5]
+    assert found["changed_predictions"] == 2
