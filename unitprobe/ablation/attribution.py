@@ -227,10 +227,15 @@ def _differentiate(
         By layer, (stimulus, target), the first-order change of each stimulus' loss.
     """
     by_name = {targets.layer.name: targets for targets in swept}
+    no_gradients = ModelError(
+        f"{network.name} computes its logits without gradients of its layers; choose method='auto'"
+    )
     changes: dict[str, Tensor] = {}
     starts: list[Tensor] = []
 
     def visit(layer: Layer, activation: Tensor, args: tuple[Any, ...]) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            raise no_gradients
         targets = by_name[layer.name]
         everything = range(targets.coordinate_count)
         with torch.no_grad():
@@ -269,10 +274,7 @@ def _differentiate(
         logits = check_logits(network, run(network, batch.images, watcher))
         loss = nn.functional.cross_entropy(logits.double(), outputs, reduction="sum")
         if not starts or not loss.requires_grad:
-            raise ModelError(
-                f"{network.name} computes its logits without gradients of its layers; "
-                "choose method='auto'"
-            )
+            raise no_gradients
         try:
             torch.autograd.grad(loss, starts, allow_unused=True)
         except RuntimeError as error:
