@@ -18,17 +18,22 @@ from unitprobe.plots.by_unit import (
     selectivity_and_damage,
 )
 from unitprobe.plots.drawing import printable
+from unitprobe.plots.protocols import plot_bau, plot_morcos, plot_ranadive, plot_zhou
 from unitprobe.plots.values import has, layer_values, require, unit_counts, unit_values
 
 __all__ = [
     "has",
     "layer_values",
+    "plot_bau",
     "plot_dimensionality_by_layer",
+    "plot_morcos",
     "plot_network_comparison",
+    "plot_ranadive",
     "plot_selectivity_against_ablation",
     "plot_selectivity_by_layer",
     "plot_sparseness_by_layer",
     "plot_tuning",
+    "plot_zhou",
     "printable",
     "rank_correlation",
     "require",
