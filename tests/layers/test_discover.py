@@ -162,6 +162,25 @@ def test_units_of_a_product_are_those_that_are_not_summed_over():
     assert (layers["relu"].unit_axis, layers["relu"].units) == (1, 5)
 
 
+def test_stimuli_are_followed_through_convolutions_of_their_own():
+    class Conditional(nn.Module):
+        """Each stimulus is convolved with weights of its own: one group of a convolution."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.mix = nn.Conv2d(3, 8, 1), nn.Linear(8, 5 * 8)
+
+        def forward(self, x):
+            x = self.stem(x)
+            n, size = len(x), x.shape[2:]
+            weights = self.mix(x.mean((2, 3))).view(n * 5, 8, 1, 1)
+            x = nn.functional.conv2d(x.reshape(1, n * 8, *size), weights, groups=n)
+            return torch.relu(x.view(n, 5, *size))
+
+    layer = by_name(Conditional(), input_size=(3, 4, 4))["relu"]
+    assert (layer.shape, layer.unit_axis, layer.units) == ((1, 5, 4, 4), 1, 5)
+
+
 def activation_of(forward, **modules):
     """The only ReLU of a network with this forward pass."""
 

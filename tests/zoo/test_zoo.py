@@ -20,7 +20,7 @@ from unitprobe import Probe, list_layers
 from unitprobe.layers import NONLINEARITIES
 
 IMAGES = 4
-SIZES = (64, 96, 128, 160, 192)
+SIZES = (64, 96, 112, 128, 160, 192, 224)
 
 #: Why some nonlinearities of a network have no units that could be told.
 WITHOUT_UNITS = {}

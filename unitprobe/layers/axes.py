@@ -134,6 +134,8 @@ class AxisFollower:
         stimulus, unit = self._axes[source]
         last = result.ndim - 1
         if operation in _UNITS_FIRST:
+            if stimulus is not None and stimulus.number == 1 and operation.startswith("conv"):
+                stimulus = _through_groups(stimulus, args, kwargs, result)
             return Axes(stimulus, Axis.new(1, result))
         if operation in _UNITS_LAST:
             return Axes(stimulus, Axis.new(last, result))
@@ -245,6 +247,17 @@ class AxisFollower:
         stimuli = [_only_varying_axis(tensor) for tensor in move(axes.stimulus)]
         units = [_last_varying_axis(tensor) for tensor in move(axes.unit)]
         return [Axes(*pair) for pair in zip(stimuli, units, strict=True)]
+
+
+def _through_groups(
+    axis: Axis, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor
+) -> Axis | None:
+    """Return the stimulus axis of a convolution whose groups are stimuli, each with its weights."""
+    groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    by_group = axis.indices.view(groups, -1)
+    if not torch.equal(by_group, by_group[:, :1].expand_as(by_group)):
+        return None
+    return Axis(1, by_group[:, 0].repeat_interleave(result.shape[1] // groups))
 
 
 def _rerun(

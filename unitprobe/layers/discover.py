@@ -280,7 +280,7 @@ class _Listing:
         return nonlinearity_of_class(name) or kind_of_operation(operation or name.lower())
 
     def _add(self, call: Call, path: Path, kind: str, output: Tensor, axes: Axes) -> None:
-        stimuli = _stimulus_axis(axes.stimulus)
+        stimuli = _stimulus_axis(axes.stimulus, output)
         unit = None if stimuli is None or axes.unit is None else axes.unit.number
         if stimuli is None or unit == stimuli.number:
             stimuli, unit = StimulusAxis(), None
@@ -310,11 +310,13 @@ _VALUES = words("allclose array bool contains equal float index int is_nonzero i
 _CHOICES = words("argwhere masked_select nonzero unique unique_consecutive")
 
 
-def _stimulus_axis(axis: Axis | None) -> StimulusAxis | None:
-    """Return where two stimuli lie, None if they are not all of one axis, in order."""
-    if axis is None:
+def _stimulus_axis(axis: Axis | None, tensor: Tensor) -> StimulusAxis | None:
+    """Return where two stimuli lie in a tensor, None if they are not all of one axis, in order."""
+    if axis is None or axis.number >= tensor.ndim:
         return None
     indices = axis.indices
+    if len(indices) != tensor.shape[axis.number]:
+        return None
     inner = int((indices != indices[0]).double().argmax())
     if inner == 0 or len(indices) % (2 * inner):
         return None
