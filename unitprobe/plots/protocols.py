@@ -74,7 +74,8 @@ def plot_zhou(tree: xr.DataTree) -> Figure:
     left.axvline(0, color=GREY, lw=0.8, zorder=0)
     left.set_yticks(range(len(predictors)), [name.replace("_", " ") for name in predictors])
     left.set_ylim(len(predictors) - 0.5, -0.5)
-    left.set_xlim(-1, 1)
+    left.set_xlim(-1.02, 1.02)
+    left.set_xticks([-1, -0.5, 0, 0.5, 1])
     left.set_xlabel("Spearman's rank correlation within layers", fontsize=8)
     figure.legend(
         *left.get_legend_handles_labels(),

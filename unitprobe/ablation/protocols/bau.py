@@ -107,7 +107,9 @@ def bau_protocol(
         raise OptionError(f"sizes={tuple(sizes)} must be numbers of units, each 1 or more")
     targets = _target_classes(stimuli, classes)
     ranking, measuring = stratified_halves(stimuli.labels, seed)
-    singles = ablate(model, stimuli.select(ranking), layers=layers, mode=mode, seed=seed, **run)
+    singles = ablate(
+        model, stimuli.select(ranking), layers=layers, mode=mode, null=0, seed=seed, **run
+    )
     units = {layer: node.sizes["unit"] for layer, node in singles.children.items()}
     common = np.array(sorted({size for size in sizes if size < max(units.values())}))
     if not common.size:
@@ -131,6 +133,7 @@ def bau_protocol(
         layers=exactly(units),
         groups=groups,
         mode=mode,
+        null=0,
         seed=seed,
         **run,
     )

@@ -130,7 +130,7 @@ def morcos_protocol(
     measured = measure_units(model, stimuli, layers=layers, signed=signed, run=run)
     chosen = exactly(measured.layers)
     if singles is None:
-        singles = ablate(model, stimuli, layers=chosen, seed=seed, **run)
+        singles = ablate(model, stimuli, layers=chosen, null=0, seed=seed, **run)
     else:
         _check_singles(singles, as_network(model), stimuli, measured.layers)
     orders = {
@@ -141,7 +141,9 @@ def morcos_protocol(
     groups = {layer: _groups(orders[layer], removed[layer]) for layer in orders}
     curves: dict[str, list[FloatArray]] = {layer: [] for layer in orders}
     for clamp in clamps:
-        swept = ablate(model, stimuli, layers=chosen, groups=groups, mode=clamp, seed=seed, **run)
+        swept = ablate(
+            model, stimuli, layers=chosen, groups=groups, mode=clamp, null=0, seed=seed, **run
+        )
         swept_nodes = nodes_of(swept)
         for layer, rows in orders.items():
             drops = swept_nodes[layer]["accuracy_drop"].values
@@ -287,6 +289,7 @@ def _noise(
             groups=groups,
             mode="noise",
             noise_scale=scale,
+            null=0,
             seed=seed,
             **run,
         )

@@ -137,7 +137,14 @@ def ranadive_protocol(
         }
         groups = {layer: chosen.tolist() for layer, chosen in rows.items()}
         swept = ablate(
-            network, stimuli, layers=exactly(rows), groups=groups, mode=mode, seed=seed, **run
+            network,
+            stimuli,
+            layers=exactly(rows),
+            groups=groups,
+            mode=mode,
+            null=0,
+            seed=seed,
+            **run,
         )
         if found and list(found) != list(rows):
             raise OptionError(

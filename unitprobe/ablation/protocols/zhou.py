@@ -35,6 +35,7 @@ def zhou_protocol(
     mode: Mode = "zero",
     n_directions: int = 16,
     resamples: int = 1000,
+    null: int = 1000,
     signed: SignPolicy = "refuse",
     seed: int = 0,
     **run: Unpack[RunOptions],
@@ -50,11 +51,13 @@ def zhou_protocol(
         it has units if those are fewer; 0 for none.
     resamples : int
         Of units for each interval, and permutations for each p-value.
+    null : int
+        Draws for the chance level of the largest drop over classes, as `unitprobe.ablate`.
     signed : {"refuse", "rectify", "allow"}
         What class selectivity is to make of negative responses. Responses along directions are
         rectified for it in any case.
     seed : int
-        Of directions, resamples and permutations.
+        Of directions, resamples, permutations and the chance level.
     **run
         ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
         `unitprobe.ablate`.
@@ -95,7 +98,8 @@ def zhou_protocol(
     units, p-values from permutations, q-values after Benjamini & Hochberg: those of
     ``correlation`` over all layers, damages and predictors, those of ``pooled_correlation`` over
     damages and predictors. The interval is over units of this network and says nothing of the
-    next. The largest drop over classes is biased upward where classes have few stimuli.
+    next. The largest drop over classes is above 0 by chance alone:
+    compare it with ``max_class_accuracy_drop_null_mean`` (unit).
 
     Examples
     --------
@@ -119,7 +123,7 @@ def zhou_protocol(
         )
     measured = measure_units(model, stimuli, layers=layers, signed=signed, run=run)
     chosen = exactly(measured.layers)
-    ablation = ablate(model, stimuli, layers=chosen, mode=mode, seed=seed, **run)
+    ablation = ablate(model, stimuli, layers=chosen, mode=mode, null=null, seed=seed, **run)
     norms = weight_norms(model, layers=chosen, example=measured.example)
     nodes = {
         layer: node.assign(measured.layers[layer].data_vars).assign(
@@ -177,7 +181,7 @@ def _along(
     """Return damages and predictors of each direction of each layer."""
     chosen = exactly(directions)
     ablation = ablate(
-        model, stimuli, layers=chosen, directions=directions, mode=mode, seed=seed, **run
+        model, stimuli, layers=chosen, directions=directions, mode=mode, null=0, seed=seed, **run
     )
     measured = measure_units(
         model, stimuli, layers=chosen, signed="rectify", directions=directions, run=run
