@@ -168,7 +168,7 @@ def test_what_no_fingerprint_sees_is_compared_before_going_on(tmp_path, small_sh
         model.gain.fill_(10.0)
     with pytest.raises(ContentsMismatchError, match=r"--no-resume"):
         up.record(model, scaled, tmp_path / "s.h5", batch_size=4)
-    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.h5"))) == 2
+    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.json"))) == 2
 
 
 def test_recording_leaves_the_random_state_alone(tmp_path, reused, stimuli):
@@ -211,27 +211,44 @@ def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(
     with pytest.raises(InterruptedTestError):
         up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
-    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.h5"))) == 2
+    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.json"))) == 2
     passes = []
     handle = reused.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
     up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
-    assert sum(passes[2:]) == 1 + 26 - 2 * 7  # one to compare, and only what was missing
+    assert sum(passes[2:]) == 1 + 26 - 2 * 8  # one to compare, and only what was missing
     assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
 
 
-def test_a_damaged_shard_is_recorded_again(tmp_path, reused, stimuli, small_shards):
+@pytest.mark.parametrize("what", ["numbers", "mark", "structure"])
+def test_a_damaged_shard_alone_is_recorded_again(tmp_path, reused, stimuli, small_shards, what):
     up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
     handle = interrupt_after(reused, 6)
     with pytest.raises(InterruptedTestError):
         up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
-    shard = sorted((tmp_path / "s.h5.partial").glob("shard-*.h5"))[0]
-    damaged = bytearray(shard.read_bytes())
-    damaged[-5] ^= 0xFF
-    shard.write_bytes(damaged)
+    folder = tmp_path / "s.h5.partial"
+    with h5py.File(tmp_path / "whole.h5") as file:
+        numbers = file["relu_1/response"].id.get_chunk_info(0)  # shard by shard, in this small file
+    if what == "numbers":
+        damage(folder / "data", numbers.byte_offset + 3)
+    elif what == "mark":
+        damage(folder / "shard-000000000.json", 5)
+    else:
+        damage(folder / "data", 40)  # in the structure of the file
+    seen = []
+    handle = reused.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
-    assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
+    handle.remove()
+    recorded_again = 0 if what == "structure" else 8
+    assert sum(seen[2:]) == 1 + 26 - 2 * 8 + recorded_again
+    assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def damage(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +270,7 @@ def test_another_recording_never_continues_an_unfinished_one(
     model, others, options = change(reused, stimuli)
     with pytest.raises(ContentsMismatchError, match=word):
         up.record(model, others, tmp_path / "s.h5", batch_size=4, **options)
-    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.h5"))) == 2
+    assert len(list((tmp_path / "s.h5.partial").glob("shard-*.json"))) == 2
     up.record(model, others, tmp_path / "s.h5", batch_size=4, resume=False, **options)
 
 
@@ -275,7 +292,7 @@ def test_a_killed_recording_resumes_to_the_same_file(tmp_path):
     for shards in (3, 20):
         process = subprocess.Popen(script, cwd=TESTS, stdout=subprocess.PIPE)
         deadline = time.monotonic() + 60
-        while len(list(folder.glob("shard-*.h5"))) < shards and time.monotonic() < deadline:
+        while len(list(folder.glob("shard-*.json"))) < shards and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -370,19 +387,17 @@ except up.errors.StorageError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100_000, 500_000])
-def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(tmp_path, limit):
-    # A limit on the size of a file stands for a full disk: shards of 200 kB, a file of 620 kB.
+def test_a_disk_that_takes_no_more_is_one_line_before_anything_is_computed(tmp_path):
+    # A limit on the size of a file stands for a full disk: the file has 620 kB.
     path = tmp_path / "s.h5"
-    script = [sys.executable, "-c", FULL, str(path), str(limit)]
+    script = [sys.executable, "-c", FULL, str(path), "500000"]
     run = subprocess.run(script, cwd=TESTS, capture_output=True, text=True, check=True)
     assert run.stdout.startswith("1 ")
     assert "could not be written" in run.stdout
     assert run.stdout.count("\n") == 1
     assert not path.exists()
-    shards = list((tmp_path / "s.h5.partial").glob("shard-*.h5"))
-    assert len(shards) == (0 if limit < 200_000 else 4)
-    tree = up.record(networks.build_tiny(), make_stimuli(200), path, pool="none", resume=False)
+    assert list(tmp_path.iterdir()) == []
+    tree = up.record(networks.build_tiny(), make_stimuli(200), path, pool="none")
     assert len(tree["stimulus"]) == 200
 
 

@@ -76,12 +76,36 @@ def load_batches(
     StimuliError
         Stimuli have different sizes.
     """
+    batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    yield from load_these_batches(stimuli, batches, workers=workers, size=size)
+
+
+def load_these_batches(
+    stimuli: Stimuli,
+    batches: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    size: Sequence[int] | None = None,
+    pinned: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images, labels) of each batch of indices, in order; otherwise as `load_batches`.
+
+    Parameters
+    ----------
+    stimuli, workers, size
+        As `load_batches`.
+    batches : sequence of sequences of int
+        The indices of each batch.
+    pinned : bool
+        Keep images in pinned memory, from where a GPU copies them while it computes.
+    """
     if workers < 0:
         raise OptionError(f"workers={workers} is negative; 0 loads images in this process")
     loader = DataLoader(
-        _Numbered(stimuli, indices),
-        batch_size=batch_size,
+        _Numbered(stimuli, range(len(stimuli))),
+        batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
+        pin_memory=pinned,
         collate_fn=_Collate(stimuli, size),
         generator=torch.Generator(),  # its own, or it would draw from the caller's random state
     )

@@ -90,6 +90,12 @@ class StorageError(UnitprobeError, OSError):
     exit_code = 1
 
 
+class ProcessError(UnitprobeError, RuntimeError):
+    """Another process of the same run has failed."""
+
+    exit_code = 1
+
+
 def nearest(word: str, known: Iterable[str], count: int = 5) -> list[str]:
     """Return the known words most like `word`, best first, for an error message.
 

@@ -24,6 +24,7 @@ from unitprobe.cli.options import (
     StimuliSpec,
     Weights,
     Workers,
+    device_of_process,
     load_images,
     load_network,
     parse_size,
@@ -120,33 +121,66 @@ def record(
     resume: Annotated[
         bool, typer.Option(help="Go on with an unfinished recording, or begin anew.")
     ] = True,
+    autocast: Annotated[
+        str | None, typer.Option(help="Compute in bfloat16 or float16 where that is safe.")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Refuse to write a file larger than this, such as 10GB.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Record what every unit does in one HDF5 file."""
     from unitprobe.record import record
-    from unitprobe.store import check_output
+    from unitprobe.store import check_output, format_size
 
     check_output(out, overwrite=overwrite)
-    images = load_images(stimuli, split, limit, seed)
-    network = load_network(model, weights, pretrained, num_classes, class_names)
-    tree = record(
-        network,
-        images,
-        out,
-        layers=select or "activations",
-        pool=pool,
-        batch_size=batch_size,
-        dtype=dtype,
-        compression=compression,
-        device=device,
-        workers=workers,
-        resume=resume,
-        overwrite=overwrite,
-    )
-    size = out.stat().st_size / 1e6
-    typer.echo(
-        f"recorded {len(tree.children)} layers, {len(images)} stimuli: {out} ({size:.1f} MB)"
-    )
+    with processes_of_torchrun() as writes:
+        images = load_images(stimuli, split, limit, seed)
+        network = load_network(model, weights, pretrained, num_classes, class_names)
+        tree = record(
+            network,
+            images,
+            out,
+            layers=select or "activations",
+            pool=pool,
+            batch_size=batch_size,
+            dtype=dtype,
+            compression=compression,
+            device=device_of_process(device),
+            workers=workers,
+            resume=resume,
+            autocast=autocast,
+            max_size=max_size,
+            overwrite=overwrite,
+            announce=typer.echo,
+        )
+    if writes:
+        size = format_size(out.stat().st_size)
+        typer.echo(f"recorded {len(tree.children)} layers, {len(images)} stimuli: {out} ({size})")
+
+
+@app.command()
+def status(
+    store: Annotated[Path, typer.Argument(help="The file that is or was recorded.")],
+) -> None:
+    """Tell how far a recording is, also while another process writes it."""
+    from unitprobe.store import format_seconds, format_size, recording_status
+
+    found = recording_status(store)
+    done, total = found.stimuli_done, found.stimuli
+    state = "complete" if found.complete else "being recorded" if found.active else "interrupted"
+    typer.echo(f"{store}: {state}, {done} of {total} stimuli ({done / max(1, total):.0%})")
+    typer.echo(f"network: {found.network}")
+    typer.echo(f"layers: {found.layers}")
+    typer.echo(f"size: {format_size(found.file_bytes)}")
+    if not found.complete:
+        typer.echo(f"shards: {found.shards_done} of {found.shards}")
+    if found.rate is not None:
+        typer.echo(f"rate: {found.rate:.0f} stimuli/s")
+    if found.seconds_left is not None:
+        typer.echo(f"time left: about {format_seconds(found.seconds_left)}")
+    if not found.complete and not found.active:
+        typer.echo("no process records it; the same recording goes on where it stopped")
 
 
 @app.command()

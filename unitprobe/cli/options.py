@@ -72,6 +72,15 @@ def processes_of_torchrun() -> Iterator[bool]:
         distributed.destroy_process_group()
 
 
+def device_of_process(device: str | None) -> str | None:
+    """Return the device, and of several GPUs the one of this process of torchrun."""
+    return (
+        f"cuda:{os.environ['LOCAL_RANK']}"
+        if device == "cuda" and "LOCAL_RANK" in os.environ
+        else device
+    )
+
+
 def load_network(
     name: str,
     weights: Path | None,

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unitprobe.errors import StorageError, StoreExistsError
+import h5py
+
+from unitprobe.errors import StorageError, StoreError, StoreExistsError, UnitprobeError
+from unitprobe.store.seal import check_seal
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -45,7 +48,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, StorageError):
+        if isinstance(error, UnitprobeError):
             raise
         raise StorageError(
             f"{path} could not be written: {error}; make room and run the same again, "
@@ -66,16 +69,29 @@ def reserve(path: Path, size: int) -> None:
         It does not fit.
     """
     try:
+        path.touch()
+        allocate(path, size)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def allocate(path: Path, size: int) -> None:
+    """Give a file room for `size` bytes on the disk; what stands in it is kept.
+
+    Raises
+    ------
+    OSError
+        It does not fit.
+    """
+    try:
         if hasattr(os, "posix_fallocate"):
-            with path.open("wb") as file:
+            with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, max(1, size))
-        elif shutil.disk_usage(path.parent).free < size:
+        elif shutil.disk_usage(path.parent).free < size - path.stat().st_size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(f"{reason}, {size / 1e6:.1f} MB are needed") from error
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, contents: bytes) -> None:
@@ -101,3 +117,29 @@ def put_in_place(partial: Path, path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file to look at it, and turn what goes wrong into a `StoreError`.
+
+    Raises
+    ------
+    StoreError
+        It is no HDF5 file, or damaged.
+    """
+    try:
+        if path.is_dir() or not h5py.is_hdf5(path):
+            raise StoreError(f"{path} is not an HDF5 file; give a file that unitprobe wrote")
+        check_seal(path)
+        with h5py.File(path, "r") as file:
+            yield file
+    except UnitprobeError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{path} is damaged: {first_line(error)}; record it again") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -12,9 +12,18 @@ import numpy as np
 import xarray as xr
 
 from unitprobe.errors import OptionError, StoreError, StoreNotFoundError
-from unitprobe.store.files import check_output, put_in_place, reserve, writing
+from unitprobe.store.backend import RecordingBackend
+from unitprobe.store.files import (
+    check_output,
+    first_line,
+    put_in_place,
+    reading,
+    reserve,
+    writing,
+)
 from unitprobe.store.schema import SCHEMA_VERSION, compression_filter
-from unitprobe.store.shards import folder_of, read_manifest
+from unitprobe.store.seal import seal
+from unitprobe.store.shards import folder_of, read_manifest, read_marks
 
 CONTENTS = ("recording", "analysis", "ablation")
 
@@ -59,15 +68,16 @@ def open_store(
     ('stimulus', 'unit') mean
     """
     target = Path(path)
-    _check(target)
+    content = _check(target)
+    engine: Any = RecordingBackend if content == "recording" else "h5netcdf"
     try:
-        return xr.open_datatree(target, engine="h5netcdf", chunks=chunks)
+        return xr.open_datatree(target, engine=engine, chunks=chunks)
     except ImportError as error:
         raise OptionError(
             f"chunks={chunks!r} needs dask: python -m pip install 'unitprobe[dask]' ({error})"
         ) from error
     except Exception as error:
-        raise StoreError(f"{target} is damaged: {_first_line(error)}; record it again") from error
+        raise StoreError(f"{target} is damaged: {first_line(error)}; record it again") from error
 
 
 def save_tree(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -95,6 +105,7 @@ def save_tree(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: boo
         reserve(partial, 2 * tree.nbytes + 2**20)
         try:
             tree.to_netcdf(partial, engine="h5netcdf")
+            seal(partial)
             put_in_place(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -118,27 +129,18 @@ def content_of(tree: xr.DataTree) -> str:
     return str(content)
 
 
-def _check(path: Path) -> None:
+def _check(path: Path) -> str:
+    """Return what a file holds, or refuse it."""
     if not path.exists():
         raise StoreNotFoundError(_why_missing(path))
-    if path.is_dir() or not h5py.is_hdf5(path):
-        raise StoreError(f"{path} is not an HDF5 file; give a file that unitprobe wrote")
-    try:
-        with h5py.File(path, "r") as file:
-            content = file.attrs.get("unitprobe_content")
-            compression = file.attrs.get("compression", "none")
-            schema = file.attrs.get("unitprobe_schema", SCHEMA_VERSION)
-            stimuli = len(file["stimulus"]) if "stimulus" in file else None
-            missing = {"stimulus", "label", "class_name"} - set(file)
-            if content == "recording" and missing:
-                raise StoreError(f"{path} is damaged: it has no {sorted(missing)[0]!r}")
-            for name, item in file.items():
-                if content == "recording" and isinstance(item, h5py.Group):
-                    _check_layer(path, name, item, stimuli)
-    except StoreError:
-        raise
-    except Exception as error:
-        raise StoreError(f"{path} is damaged: {_first_line(error)}; record it again") from error
+    if path.parent.name.endswith(".partial") and path.name in ("data", "compressed"):
+        raise StoreError(f"{path} is unfinished; run the same recording again to go on")
+    with reading(path) as file:
+        content = file.attrs.get("unitprobe_content")
+        compression = file.attrs.get("compression", "none")
+        schema = file.attrs.get("unitprobe_schema", SCHEMA_VERSION)
+        if content == "recording":
+            _check_recording(path, file)
     if content not in CONTENTS:
         raise StoreError(
             f"{path} is an HDF5 file, but none of unitprobe's (no attribute unitprobe_content)"
@@ -149,28 +151,43 @@ def _check(path: Path) -> None:
         raise StoreError(
             f"{path} has schema {schema}, this unitprobe reads up to {SCHEMA_VERSION}; update it"
         )
+    return str(content)
 
 
-def _check_layer(path: Path, name: str, group: h5py.Group, stimuli: int | None) -> None:
+def _check_recording(path: Path, file: h5py.File) -> None:
+    missing = {"stimulus", "label", "class_name"} - set(file)
+    if missing:
+        raise StoreError(f"{path} is damaged: it has no {sorted(missing)[0]!r}")
+    stimuli = file["stimulus"].shape
+    if len(stimuli) != 1 or file["label"].shape != stimuli or file["label"].dtype.kind not in "iu":
+        raise StoreError(f"{path} is damaged: its labels are no whole numbers, one a stimulus")
+    if file["class_name"].ndim != 1:
+        raise StoreError(f"{path} is damaged: 'class_name' is no list")
+    for name, item in file.items():
+        if isinstance(item, h5py.Group):
+            _check_layer(path, name, item, stimuli[0])
+
+
+def _check_layer(path: Path, name: str, group: h5py.Group, stimuli: int) -> None:
     arrays = [group[key] for key in ("response", "activation") if key in group]
     if "unit" not in group or len(arrays) != 1 or arrays[0].dtype.kind != "f":
         raise StoreError(f"{path} is damaged: layer {name!r} holds no array of responses")
-    if stimuli is None or arrays[0].shape[0] != stimuli:
+    shape = arrays[0].shape
+    if len(shape) < 2 or shape[0] != stimuli:
         raise StoreError(
-            f"{path} is damaged: layer {name!r} has {arrays[0].shape[0]} stimuli, not {stimuli}"
+            f"{path} is damaged: layer {name!r} has {shape[:1]} stimuli, not {stimuli}"
         )
+    if group["unit"].ndim != 1 or len(group["unit"]) not in shape[1:]:
+        raise StoreError(f"{path} is damaged: layer {name!r} has not as many units as responses")
 
 
 def _why_missing(path: Path) -> str:
     folder = folder_of(path)
     if not folder.is_dir():
         return f"{path} does not exist; record it first"
-    count = len(read_manifest(folder)["shards"])
+    total = read_manifest(folder)["stimuli"]
+    done = sum(mark.stop - mark.start for mark in read_marks(folder).values())
     return (
-        f"{path} is not finished: {folder.name} holds {count} shards of its recording; "
+        f"{path} is not finished: {folder.name} holds {done} of {total} stimuli; "
         "run the same recording again to go on"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -92,6 +92,8 @@ class Recording:
         Further attributes of the file.
     compression : {None, "zstd"}
         How the finished file is compressed. The numbers do not depend on it.
+    batch_size : int
+        Stimuli in one forward pass; a shard holds at least as many.
     """
 
     ids: npt.NDArray[np.str_]
@@ -102,6 +104,7 @@ class Recording:
     contents: Mapping[str, str]
     provenance: Mapping[str, Any]
     compression: str | None = None
+    batch_size: int = 1
 
     @property
     def bytes_per_stimulus(self) -> int:
@@ -111,20 +114,19 @@ class Recording:
     @property
     def shard_stimuli(self) -> int:
         """Stimuli in one shard: 1024, or fewer where their activations are large."""
-        return _even(
-            len(self.ids), min(_SHARD_STIMULI, _SHARD_BYTES // max(1, self.bytes_per_stimulus))
-        )
+        fitting = _SHARD_BYTES // max(1, self.bytes_per_stimulus)
+        return max(self.batch_size, min(_SHARD_STIMULI, fitting))
 
     @property
     def file_bytes(self) -> int:
         """Size of the finished file, from above: whole chunks, names and overhead."""
         itemsize = np.dtype(self.dtype).itemsize
-        size = 2**20 + len(self.ids) * (64 + self.ids.dtype.itemsize)
+        size = 2**16 + len(self.ids) * (40 + self.ids.dtype.itemsize)
         for array in self.arrays:
             chunks = array.chunks(len(self.ids), itemsize)
             shape = (len(self.ids), *array.shape)
             counts = [-(-n // chunk) for n, chunk in zip(shape, chunks, strict=True)]
-            size += math.prod(counts) * (math.prod(chunks) * itemsize + 128) + 2**14
+            size += math.prod(counts) * (math.prod(chunks) * itemsize + 128) + 2**13
         return size
 
 

@@ -1,16 +1,21 @@
-"""The unfinished recording: immutable shards and a manifest, in a folder beside the target.
+"""The unfinished recording: the file itself, filled shard by shard, in a folder beside the target.
 
-A shard holds some consecutive stimuli of every layer. It is built in memory, written to a
-temporary name and renamed, and then entered in the manifest with its checksum. So a kill at any
-moment leaves every shard that the manifest names whole, and the recording goes on from there.
+The file is made whole at the start, its room on the disk with it, and only its numbers are missing.
+A shard is some consecutive stimuli of every layer. Its numbers are written to their places and
+flushed to disk, and then its mark, a small file with the checksum of these numbers, is put in
+place. So a kill at any moment leaves every marked shard whole, the recording goes on from there,
+and nothing is written twice. Many processes may write shards of one recording, each its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +24,36 @@ import numpy as np
 import numpy.typing as npt
 
 from unitprobe.errors import ContentsMismatchError, StoreError, StoreExistsError
-from unitprobe.store.files import write_atomically, writing
+from unitprobe.store.files import (
+    allocate,
+    put_in_place,
+    reserve,
+    write_atomically,
+    writing,
+)
+from unitprobe.store.layout import ArrayLayout, layout_of, structure_of
+from unitprobe.store.lock import RecordingLock
 from unitprobe.store.schema import SCHEMA_VERSION, Recording
+from unitprobe.store.seal import seal
+from unitprobe.store.skeleton import compress, variable_path, write_skeleton
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+#: First stimulus and the one after the last.
+Range = tuple[int, int]
+
+_OURS = re.compile(
+    r"((shard-\d+\.json|manifest\.json|data|structure)(\.tmp)?)|shard-\d+\.h5|compressed|lock"
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the mark of a shard says: which stimuli, their checksum, what they did not reach."""
+
+    start: int
+    stop: int
+    sha256: str
+    unreached: Mapping[str, int] = field(default_factory=dict)
 
 
 def folder_of(path: Path) -> Path:
@@ -33,95 +64,238 @@ def folder_of(path: Path) -> Path:
 class Shards:
     """The shards of one recording.
 
+    One process begins (`begin`), the others of the same run then join it (`join`); all may write,
+    and in the end the first finishes (`finish`).
+
     Parameters
     ----------
     path : Path
         Where the finished recording will stand.
     recording : Recording
         What is recorded.
-    resume : bool
-        Go on with what is there; else begin anew.
-
-    Raises
-    ------
-    ContentsMismatchError
-        The folder holds shards of another recording.
-    StoreExistsError
-        A folder of the same name is there that holds something else.
     """
 
-    def __init__(self, path: Path, recording: Recording, *, resume: bool) -> None:
+    def __init__(self, path: Path, recording: Recording) -> None:
         self.folder = folder_of(path)
+        self._target = path
         self._recording = recording
-        self._stimuli = len(recording.ids)
-        self._rows = recording.shard_stimuli
-        self._manifest_path = self.folder / "manifest.json"
-        if self.folder.exists() and not self._manifest_path.exists() and any(self._foreign()):
+        self._data = self.folder / "data"
+        self._structure = self.folder / "structure"
+        self._lock = RecordingLock(self.folder / "lock")
+        self._layouts: dict[str, ArrayLayout] = {}
+
+    def begin(self, *, resume: bool, shared: bool = False) -> None:
+        """Go on with what is there, or begin anew, and keep every other recording away.
+
+        Parameters
+        ----------
+        resume : bool
+            False begins anew.
+        shared : bool
+            Other processes of this run will join.
+
+        Raises
+        ------
+        ContentsMismatchError
+            The folder holds shards of another recording.
+        StoreExistsError
+            A folder of the same name holds something else, or another process records to it.
+        StorageError
+            There is no room for the recording.
+        """
+        foreign = _foreign(self.folder)
+        if foreign:
             raise StoreExistsError(
-                f"{self.folder} is in the way and not unitprobe's: it holds {self._foreign()[0]}; "
+                f"{self.folder} is in the way and not unitprobe's: it holds {foreign[0]}; "
                 "choose another path for the recording"
             )
-        if self.folder.exists() and not resume:
-            shutil.rmtree(self.folder)
         with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-        self._checksums = self._begin()
+            self._lock.acquire()
+        if resume and self._data.exists() and any(self.folder.glob("shard-*")):
+            self._check_contents()
+            self._restore_structure()
+        else:
+            self._begin_anew()
+        self._read_layouts()
+        if shared:
+            self._lock.share()
 
-    def ranges(self) -> list[tuple[int, int]]:
+    def join(self) -> None:
+        """Take part in what another process of this run has begun."""
+        self._lock.acquire(shared=True)
+        self._read_layouts()
+
+    def ranges(self) -> list[Range]:
         """Return the (start, stop) stimuli of every shard."""
-        starts = range(0, self._stimuli, self._rows)
-        return [(start, min(start + self._rows, self._stimuli)) for start in starts]
+        count, rows = len(self._recording.ids), self._recording.shard_stimuli
+        return [(start, min(start + rows, count)) for start in range(0, count, rows)]
 
-    def missing(self) -> list[tuple[int, int]]:
-        """Return the (start, stop) stimuli of the shards that are still to be recorded."""
-        return [(start, stop) for start, stop in self.ranges() if not self._is_whole(start)]
+    def missing(self, ranges: Iterable[Range]) -> list[Range]:
+        """Return those of some shards that are still to be recorded, or are damaged."""
+        marks = read_marks(self.folder)
+        return [(start, stop) for start, stop in ranges if not self._is_whole(marks, start, stop)]
 
-    def write(self, start: int, arrays: Arrays) -> None:
-        """Add a shard: an array (stimulus, ...) by layer name, the first stimulus being `start`."""
-        image = _hdf5_image(arrays)
-        path = self._shard_path(start)
-        with writing(path):
-            write_atomically(path, image)
-            self._checksums[str(start)] = hashlib.sha256(image).hexdigest()
-            self._write_manifest()
+    def write(self, start: int, arrays: Arrays, unreached: Mapping[str, int]) -> None:
+        """Add a shard: an array (stimulus, ...) by layer name, the first stimulus being `start`.
 
-    def read(self, start: int, layer: str) -> npt.NDArray[Any]:
-        """Return one layer of one shard."""
-        with h5py.File(self._shard_path(start), "r") as file:
-            array: npt.NDArray[Any] = file[layer][()]
-        return array
+        `unreached` says how many of the stimuli did not reach a layer.
+        """
+        stop = start + len(next(iter(arrays.values())))
+        digest = hashlib.sha256()
+        with writing(self._data):
+            with self._data.open("r+b", buffering=0) as file:
+                for array in self._recording.arrays:
+                    values, layout = arrays[array.layer], self._layouts[array.layer]
+                    for place, (rows, *others) in layout.pieces(start, stop):
+                        own = slice(rows.start - start, rows.stop - start)
+                        piece = layout.encode(values[(own, *others)]).data.cast("B")
+                        digest.update(piece)
+                        file.seek(place)
+                        while piece:
+                            piece = piece[file.write(piece) :]
+                os.fsync(file.fileno())
+            mark = Mark(start, stop, digest.hexdigest(), dict(unreached))
+            write_atomically(self._mark_path(start), json.dumps(asdict(mark)).encode())
 
-    def remove_if_empty(self) -> None:
-        """Delete the folder of a recording that failed before its first shard."""
-        if not self._checksums:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def read(self, stimulus: int, layer: str) -> npt.NDArray[Any]:
+        """Return what is recorded of one stimulus at one layer."""
+        layout = self._layouts[layer]
+        values = np.empty((1, *layout.shape[1:]), layout.dtype)
+        with self._data.open("rb") as file:
+            for place, (_, *others) in layout.pieces(stimulus, stimulus + 1):
+                piece = layout.read_piece(file, place, 1)
+                part = values[(slice(None), *others)]
+                part[...] = piece[tuple(slice(size) for size in part.shape)]
+        stimulus_alone: npt.NDArray[Any] = values[0]
+        return stimulus_alone
+
+    def finish(self) -> None:
+        """Put the file in place, once every stimulus stands in it exactly once.
+
+        Raises
+        ------
+        StoreError
+            Some do not.
+        StorageError
+            There is no room for the compressed file.
+        """
+        marks = read_marks(self.folder)
+        done = [(mark.start, mark.stop) for mark in marks.values()]
+        if sorted(done) != self.ranges():
+            raise StoreError(
+                f"{self.folder} holds {len(done)} shards where {len(self.ranges())} are needed; "
+                "run the same recording again"
+            )
+        finished = self._data
+        with writing(self._target):
+            self._count_unreached(marks.values())
+            if self._recording.compression is not None:
+                finished = self.folder / "compressed"
+                reserve(finished, self._recording.file_bytes)
+                compress(self._data, finished, self._recording)
+            seal(finished)
+            put_in_place(finished, self._target)
+        self.remove()
 
     def remove(self) -> None:
-        """Delete the shards, once the finished file is in place."""
-        shutil.rmtree(self.folder)
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _foreign(self) -> list[str]:
-        ours = ("shard-", "manifest.json", "merged.h5")
-        return [path.name for path in self.folder.iterdir() if not path.name.startswith(ours)]
+    def close(self) -> None:
+        """Let others record; delete the folder if it holds no shard."""
+        if self._lock.owned and not any(self.folder.glob("shard-*")):
+            self.remove()
+        self._lock.release()
 
-    def _shard_path(self, start: int) -> Path:
-        return self.folder / f"shard-{start:09d}.h5"
+    def _mark_path(self, start: int) -> Path:
+        return self.folder / f"shard-{start:09d}.json"
 
-    def _is_whole(self, start: int) -> bool:
-        path = self._shard_path(start)
-        checksum = self._checksums.get(str(start))
-        if checksum is None or not path.exists():
+    def _is_whole(self, marks: Mapping[int, Mark], start: int, stop: int) -> bool:
+        mark = marks.get(start)
+        if mark is None or mark.stop != stop:
             return False
-        return hashlib.sha256(path.read_bytes()).hexdigest() == checksum
+        digest = hashlib.sha256()
+        try:
+            with self._data.open("rb") as file:
+                for array in self._recording.arrays:
+                    layout = self._layouts[array.layer]
+                    for place, (rows, *_) in layout.pieces(start, stop):
+                        digest.update(layout.read_piece(file, place, rows.stop - rows.start).data)
+        except OSError:
+            return False
+        return digest.hexdigest() == mark.sha256
 
-    def _begin(self) -> dict[str, str]:
-        found = read_manifest(self.folder) if self._manifest_path.exists() else {"shards": {}}
-        if not found["shards"]:
-            self._checksums = {}
-            self._write_manifest()
-            return {}
+    def _begin_anew(self) -> None:
+        made = self.folder / "data.tmp"
+        with writing(self._target):
+            self._data.unlink(missing_ok=True)  # first: what is left then counts for nothing
+            for path in self.folder.iterdir():
+                if path.name != "lock":
+                    path.unlink()
+            # HDF5 crashes where the disk fills up beneath it, so first see that all fits.
+            reserve(made, self._recording.file_bytes)
+            write_skeleton(made, self._recording)
+            allocate(made, made.stat().st_size)
+            write_atomically(self._structure, _read_structure(made))
+            manifest = {
+                "schema": SCHEMA_VERSION,
+                "stimuli": len(self._recording.ids),
+                "shard_stimuli": self._recording.shard_stimuli,
+                "layers": [array.layer for array in self._recording.arrays],
+                "network": str(self._recording.provenance.get("network", "")),
+                "contents": self._contents(),
+            }
+            write_atomically(self.folder / "manifest.json", json.dumps(manifest).encode())
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            put_in_place(made, self._data)
+
+    def _restore_structure(self) -> None:
+        """Write the structure over that of the file: whatever happened to it, it is whole now."""
+        with writing(self._data):
+            header, _, rest = self._structure.read_bytes().partition(b"\n")
+            try:
+                size, extents = json.loads(header)
+                if sum(length for _, length in extents) != len(rest):
+                    raise ValueError("truncated")
+            except (ValueError, TypeError) as error:
+                raise StoreError(
+                    f"{self._structure} is damaged ({error}); begin anew with resume=False "
+                    "(--no-resume)"
+                ) from error
+            with self._data.open("r+b") as file:
+                file.truncate(size)
+                for start, length in extents:
+                    file.seek(start)
+                    file.write(rest[:length])
+                    rest = rest[length:]
+            allocate(self._data, size)
+
+    def _read_layouts(self) -> None:
+        with writing(self._data), h5py.File(self._data, "r") as file:
+            self._layouts = {
+                array.layer: layout_of(file[variable_path(array)])
+                for array in self._recording.arrays
+            }
+
+    def _count_unreached(self, marks: Iterable[Mark]) -> None:
+        counts: dict[str, int] = {}
+        for mark in marks:
+            for layer, count in mark.unreached.items():
+                counts[layer] = counts.get(layer, 0) + count
+        if counts:
+            # A kill amid this leaves a structure that the next run restores.
+            with h5py.File(self._data, "r+") as file:
+                for layer, count in counts.items():
+                    file[layer].attrs["unreached_stimuli"] = np.int64(count)
+
+    def _contents(self) -> dict[str, str]:
+        shard = str(self._recording.shard_stimuli)
+        return {**self._recording.contents, "stimuli in a shard": shard}
+
+    def _check_contents(self) -> None:
+        before = read_manifest(self.folder)["contents"]
         wanted = self._contents()
-        before = found["contents"]
         changed = [key for key in wanted if before.get(key) != wanted[key]]
         if changed:
             what = ", ".join(
@@ -132,20 +306,6 @@ class Shards:
                 f"{self.folder} holds an unfinished recording of something else ({what}); choose "
                 "another path, or give it up with resume=False (--no-resume)"
             )
-        return dict(found["shards"])
-
-    def _contents(self) -> dict[str, str]:
-        return {**self._recording.contents, "shard_stimuli": str(self._rows)}
-
-    def _write_manifest(self) -> None:
-        manifest = {
-            "schema": SCHEMA_VERSION,
-            "stimuli": self._stimuli,
-            "contents": self._contents(),
-            "shards": self._checksums,
-        }
-        with writing(self._manifest_path):
-            write_atomically(self._manifest_path, json.dumps(manifest, indent=1).encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -158,7 +318,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        return {key: manifest[key] for key in ("schema", "stimuli", "contents", "shards")}
+        keys = ("schema", "stimuli", "shard_stimuli", "layers", "network", "contents")
+        return {key: manifest[key] for key in keys}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{folder} holds no readable manifest of a recording ({error}); "
@@ -166,14 +327,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _hdf5_image(arrays: Arrays) -> bytes:
-    # Built in memory: a full disk then fails a plain write, not the inside of HDF5.
-    with h5py.File("shard", "w", driver="core", backing_store=False) as file:
-        for layer, array in arrays.items():
-            file.create_dataset(layer, data=np.ascontiguousarray(array))
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+def read_marks(folder: Path) -> dict[int, Mark]:
+    """Return the marks of the shards that are recorded, by first stimulus; skip damaged ones."""
+    marks = {}
+    for path in sorted(folder.glob("shard-*.json")):
+        try:
+            found = Mark(**json.loads(path.read_bytes()))
+            if path.name == f"shard-{found.start:09d}.json":
+                marks[found.start] = found
+        except (OSError, ValueError, TypeError):
+            continue
+    return marks
+
+
+def _read_structure(path: Path) -> bytes:
+    """Return the structure of a file: its size and extents as a line of JSON, and their bytes."""
+    extents = structure_of(path)
+    parts = [json.dumps([path.stat().st_size, extents]).encode() + b"\n"]
+    with path.open("rb") as file:
+        for start, length in extents:
+            file.seek(start)
+            parts.append(file.read(length))
+    return b"".join(parts)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return the names in a folder that are none of a recording's."""
+    if not folder.exists():
+        return []
+    return sorted(path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name))
 
 
 def _short(value: str | None) -> str:

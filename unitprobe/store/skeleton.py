@@ -1,4 +1,4 @@
-"""Join the shards of a recording into one self-describing netCDF-4 file."""
+"""Make the netCDF-4 file of a recording: names, attributes, chunks, and no numbers yet."""
 
 from __future__ import annotations
 
@@ -9,35 +9,43 @@ import h5netcdf
 import h5py
 import numpy as np
 
-from unitprobe.store.files import put_in_place, reserve, writing
 from unitprobe.store.schema import SCHEMA_VERSION, LayerArray, Recording, compression_filter
-from unitprobe.store.shards import Shards
 
 
-def merge_shards(shards: Shards, recording: Recording, path: Path) -> None:
-    """Write the finished file and put it in place; the shards stay until then.
-
-    Raises
-    ------
-    StorageError
-        There is no room for it.
-    """
-    partial = shards.folder / "merged.h5"
-    with writing(path):
-        reserve(partial, recording.file_bytes)
-        with h5netcdf.File(partial, "w") as file:
-            _write_root(file, recording)
-            for array in recording.arrays:
-                _write_layer(file, array, shards, recording)
-        put_in_place(partial, path)
-    shards.remove()
+def write_skeleton(path: Path, recording: Recording) -> None:
+    """Write the file of a recording, uncompressed, with a place for every number."""
+    placed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    placed.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    placed.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with h5netcdf.File(path, "w") as file:
+        _write_root(file, recording, "none")
+        for array in recording.arrays:
+            _write_layer(file, array, recording, dcpl=placed)
 
 
-def _write_root(file: Any, recording: Recording) -> None:
+def compress(source: Path, path: Path, recording: Recording) -> None:
+    """Write a finished file once more, compressed as the recording says."""
+    filters = compression_filter(recording.compression)
+    with h5py.File(source, "r") as raw, h5netcdf.File(path, "w") as file:
+        _write_root(file, recording, recording.compression or "none")
+        for array in recording.arrays:
+            variable = _write_layer(file, array, recording, **filters)
+            numbers = raw[array.layer][array.variable]
+            rows = numbers.chunks[0]
+            for start in range(0, len(numbers), rows):
+                variable[start : start + rows] = numbers[start : start + rows]
+
+
+def variable_path(array: LayerArray) -> str:
+    """Return where the array of a layer stands in the file."""
+    return f"{array.layer}/{array.variable}"
+
+
+def _write_root(file: Any, recording: Recording, compression: str) -> None:
     file.attrs["unitprobe_content"] = "recording"
     file.attrs["unitprobe_schema"] = np.int64(SCHEMA_VERSION)
     file.attrs["complete"] = np.int64(1)
-    file.attrs["compression"] = recording.compression or "none"
+    file.attrs["compression"] = compression
     file.attrs["coordinates"] = "label"  # for xarray: no variable of its own
     for name, value in {**recording.provenance, **recording.contents}.items():
         # The layers are the groups of the file, and an attribute holds no more than 64 kB.
@@ -59,7 +67,7 @@ def _write_root(file: Any, recording: Recording) -> None:
     label.attrs["long_name"] = "class of the stimulus, an index into class_name"
 
 
-def _write_layer(file: Any, array: LayerArray, shards: Shards, recording: Recording) -> None:
+def _write_layer(file: Any, array: LayerArray, recording: Recording, **options: Any) -> Any:
     group = file.create_group(array.layer)
     for name, value in array.attributes.items():
         group.attrs[name] = value
@@ -68,10 +76,8 @@ def _write_layer(file: Any, array: LayerArray, shards: Shards, recording: Record
     unit.attrs["long_name"] = "index of the unit in its layer"
     dtype = np.dtype(recording.dtype)
     chunks = array.chunks(len(recording.ids), dtype.itemsize)
-    filters = compression_filter(recording.compression)
-    variable = group.create_variable(array.variable, array.dims, dtype, chunks=chunks, **filters)
+    variable = group.create_variable(array.variable, array.dims, dtype, chunks=chunks, **options)
     variable.attrs["long_name"] = (
         "activation pooled over positions" if array.variable == "response" else "activation"
     )
-    for start, stop in shards.ranges():
-        variable[start:stop] = shards.read(start, array.layer)
+    return variable

@@ -1,0 +1,87 @@
+"""A checksum over the structure of a file, so that HDF5 never sees a damaged one.
+
+HDF5 believes what a file says: one wrong bit in its structure can crash it, hang it or make it ask
+for all memory. So a finished file ends with a seal, bytes behind the end of HDF5's own, which no
+other reader looks at: where the structure stands, and the checksum of it. Whoever changes the file
+with HDF5 removes the seal with it, and the file opens as one without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from unitprobe.errors import StoreError
+from unitprobe.store.layout import Extent, structure_of
+
+_MAGIC = b"unitprobe seal 1"
+_TAIL = 8 + len(_MAGIC)  # length of the text before it, and the magic
+_BLOCK = 2**20
+
+
+def seal(path: Path) -> None:
+    """Append the seal to a finished HDF5 file and flush it to disk."""
+    extents = structure_of(path)
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        record = {"size": size, "extents": extents, "sha256": _checksum(file, extents)}
+        text = json.dumps(record).encode()
+        file.seek(size)
+        file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_seal(path: Path) -> None:
+    """Refuse a file whose structure is not what it was when it was sealed.
+
+    Raises
+    ------
+    StoreError
+        It is damaged.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < _TAIL:
+            return
+        file.seek(size - _TAIL)
+        tail = file.read(_TAIL)
+        if tail[8:] != _MAGIC:
+            return
+        try:
+            length = int.from_bytes(tail[:8], "little")
+            if length > size - _TAIL:
+                raise ValueError("its seal is longer than the file")
+            file.seek(size - _TAIL - length)
+            record = json.loads(file.read(length))
+            extents = [(int(start), int(count)) for start, count in record["extents"]]
+            sealed = int(record["size"])
+            if sealed != size - _TAIL - length:
+                raise ValueError(f"{sealed} bytes were sealed, {size - _TAIL - length} are there")
+            if any(start < 0 or count < 0 for start, count in extents) or (
+                sum(count for _, count in extents) > sealed
+            ):
+                raise ValueError("its seal is damaged")
+            same = _checksum(file, extents) == record["sha256"]
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise StoreError(f"{path} is damaged: {error}; record it again") from error
+    if not same:
+        raise StoreError(f"{path} is damaged: its structure has changed; record it again")
+
+
+def _checksum(file: BinaryIO, extents: Iterable[Extent]) -> str:
+    digest = hashlib.sha256()
+    for start, length in extents:
+        digest.update(f"{start} {length} ".encode())
+        file.seek(start)
+        while length > 0:
+            block = file.read(min(length, _BLOCK))
+            if not block:
+                raise ValueError("it is truncated")
+            digest.update(block)
+            length -= len(block)
+    return digest.hexdigest()

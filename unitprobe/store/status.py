@@ -1,0 +1,140 @@
+"""Look at a recording from outside, also while another process writes it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from unitprobe.errors import StoreError, StoreNotFoundError
+from unitprobe.store.files import reading
+from unitprobe.store.lock import is_held
+from unitprobe.store.shards import Mark, folder_of, read_manifest, read_marks
+
+
+@dataclass(frozen=True)
+class RecordingStatus:
+    """How far a recording is.
+
+    Attributes
+    ----------
+    path : Path
+        Where the finished file stands, or will.
+    complete : bool
+        The file is finished.
+    active : bool
+        A process records now.
+    network : str
+        What is recorded.
+    layers, stimuli, stimuli_done, shards, shards_done : int
+        How much of it; a finished file has no shards.
+    file_bytes : int
+        Size of the file, which an unfinished recording occupies from its start.
+    rate : float or None
+        Stimuli per second since the process began, None if no shard was finished since.
+    seconds_left : float or None
+        At this rate, None if nobody records or there is no rate.
+    """
+
+    path: Path
+    complete: bool
+    active: bool
+    network: str
+    layers: int
+    stimuli: int
+    stimuli_done: int
+    shards: int
+    shards_done: int
+    file_bytes: int
+    rate: float | None
+    seconds_left: float | None
+
+
+def recording_status(path: str | os.PathLike[str]) -> RecordingStatus:
+    """Return how far the recording at a path is; changes nothing and may be called at any time.
+
+    Raises
+    ------
+    StoreNotFoundError
+        There is neither the file nor an unfinished recording of it.
+    StoreError
+        The file is damaged or no recording.
+
+    Examples
+    --------
+    >>> import tempfile, torch, unitprobe as up
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = up.record(network, up.load_stimuli("digits", limit=20), f"{folder}/store.h5")
+    ...     status = recording_status(f"{folder}/store.h5")
+    >>> status.complete, status.layers, status.stimuli_done
+    (True, 1, 20)
+    """
+    target = Path(path)
+    folder = folder_of(target)
+    # An unfinished recording may be about to replace a finished file.
+    if folder.is_dir() and (folder / "manifest.json").exists():
+        active = is_held(folder / "lock")
+        if active or not target.exists():
+            return _unfinished(target, folder, active=active)
+    if not target.exists():
+        raise StoreNotFoundError(f"{target} does not exist, nor does an unfinished recording of it")
+    return _finished(target)
+
+
+def _finished(target: Path) -> RecordingStatus:
+    with reading(target) as file:
+        if file.attrs.get("unitprobe_content") != "recording":
+            raise StoreError(f"{target} is no recording; open_store tells what it is")
+        stimuli = len(file["stimulus"])
+        layers = sum(1 for name in file if name not in ("stimulus", "label", "class_name"))
+        network = str(file.attrs.get("network", ""))
+    return RecordingStatus(
+        path=target,
+        complete=True,
+        active=False,
+        network=network,
+        layers=layers,
+        stimuli=stimuli,
+        stimuli_done=stimuli,
+        shards=0,
+        shards_done=0,
+        file_bytes=target.stat().st_size,
+        rate=None,
+        seconds_left=None,
+    )
+
+
+def _unfinished(target: Path, folder: Path, *, active: bool) -> RecordingStatus:
+    manifest = read_manifest(folder)
+    marks = read_marks(folder)
+    stimuli = int(manifest["stimuli"])
+    done = sum(mark.stop - mark.start for mark in marks.values())
+    rate = _rate(folder, marks) if active else None
+    data = folder / "data"
+    return RecordingStatus(
+        path=target,
+        complete=False,
+        active=active,
+        network=str(manifest["network"]),
+        layers=len(manifest["layers"]),
+        stimuli=stimuli,
+        stimuli_done=done,
+        shards=-(-stimuli // int(manifest["shard_stimuli"])),
+        shards_done=len(marks),
+        file_bytes=data.stat().st_size if data.exists() else 0,
+        rate=rate,
+        seconds_left=(stimuli - done) / rate if rate else None,
+    )
+
+
+def _rate(folder: Path, marks: dict[int, Mark]) -> float | None:
+    """Return the stimuli per second since the lock was taken, by the times of the marks."""
+    begun = (folder / "lock").stat().st_mtime
+    count = 0
+    for start, mark in marks.items():
+        path = folder / f"shard-{start:09d}.json"
+        if path.exists() and path.stat().st_mtime > begun:
+            count += mark.stop - mark.start
+    return count / max(time.time() - begun, 1e-6) if count else None
