@@ -45,10 +45,10 @@ def _row(
 ) -> Row:
     network.module.to(device)
     images = np.random.default_rng(0).normal(size=(count, 3, pixels, pixels)).astype(np.float32)
-    classes = 10 if pixels == 32 else 1000
-    names = [f"class {i}" for i in range(classes)]
-    network.class_names = names
-    stimuli = up.Stimuli(images, np.arange(count) % classes, class_names=names, name="noise")
+    names = [f"class {i}" for i in range(10)]
+    outputs = 10 if pixels == 32 else 1000
+    network.class_names = names + [f"other {i}" for i in range(outputs - 10)]
+    stimuli = up.Stimuli(images, np.arange(count) % 10, class_names=names, name="noise")
     listed = list_layers(network, example=torch.from_numpy(images[:1]).to(device))
     layers = select_layers(network.module, listed, "activations")
     swept = [Targets(layer, tuple((unit,) for unit in range(layer.units or 0))) for layer in layers]
