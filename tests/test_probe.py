@@ -89,6 +89,14 @@ def test_no_hook_or_mode_stays_after_an_error():
     assert torch._C._len_torch_function_stack() == 0
 
 
+def test_tokens_have_no_centre_in_windows_either():
+    with (
+        pytest.raises(LayerError, match="has tokens"),
+        Probe(networks.Windows(), "inside", pool="center") as probe,
+    ):
+        probe(torch.randn(2, 6, 8, 8))
+
+
 @pytest.mark.parametrize("pool", ["mean", "max", "center", "none"])
 def test_pooling_of_a_map_is_what_its_name_says(reused, pool):
     images = torch.randn(2, 3, 8, 8)
@@ -243,6 +251,27 @@ class TestForwardStopsAfterTheLastWantedLayer:
             assert model.training
             assert torch.is_grad_enabled()
         assert networks.count_hooks(model) == 0
+
+
+def test_an_interruption_leaves_no_mode_behind():
+    class Interrupted(nn.Module):
+        calm = True
+
+        def forward(self, x):
+            x = torch.relu(x)
+            if not self.calm:
+                raise KeyboardInterrupt
+            return torch.tanh(x)
+
+    model = Interrupted()
+    with Probe(model, "tanh") as probe:
+        probe.resolve(torch.ones(2, 3, 4, 4))
+        model.calm = False
+        with pytest.raises(KeyboardInterrupt):
+            probe(torch.ones(2, 3, 4, 4))
+        assert torch._C._len_torch_function_stack() == 0
+        model.calm = True
+        assert list(probe(torch.ones(2, 3, 4, 4))) == ["tanh"]
 
 
 class TestPathsThatDependOnTheData:

@@ -40,7 +40,7 @@ def check_pool(pool: str, layers: list[Layer]) -> None:
                 f"pool='cls' takes the first token, but layer {layer.name!r} has positions "
                 f"{layer.position_dims}; choose 'mean', 'max', 'center' or other layers"
             )
-        if pool == "center" and tokens:
+        if pool == "center" and "token" in layer.position_dims:
             raise LayerError(
                 f"pool='center' takes the middle of a map, but layer {layer.name!r} has tokens; "
                 "choose 'mean', 'max' or 'cls'"

@@ -185,6 +185,8 @@ class TestAttention:
         wanted = ["attention.linear", "attention.scaled_dot_product_attention"]
         assert [n for n in names if n in wanted] == wanted
         assert layers["attention.linear"].units == 36
+        values = layers["attention.scaled_dot_product_attention"]
+        assert (values.shape, values.position_dims) == ((1, 3, 4, 4), ("head", "token"))
         assert layers["attention.linear_1"].units == 12  # the output projection
         assert (layers["attention[0]"].shape, layers["attention[0]"].unit_axis) == ((1, 4, 12), -1)
 

@@ -308,7 +308,7 @@ def _varying_axes(indices: Tensor | None) -> list[int]:
         axis
         for axis, size in enumerate(indices.shape)
         if size > 1
-        and bool((indices.narrow(axis, 1, size - 1) != indices.narrow(axis, 0, 1)).any())
+        and not torch.equal(indices.narrow(axis, 1, size - 1), indices.narrow(axis, 0, size - 1))
     ]
 
 

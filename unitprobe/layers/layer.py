@@ -166,6 +166,8 @@ class Layer:
     def position_dims(self) -> tuple[str, ...]:
         """Names of the axes that are neither stimulus nor unit, in order."""
         rank = len(self.shape) - 2
+        if self.kind == "scaled_dot_product_attention" and rank == 2:
+            return ("head", "token")
         if rank > 1 and self.stimuli.windows > 1:
             inner = (
                 ("token",) if rank == 2 and self.unit_axis == -1 else ("z", "y", "x")[1 - rank :]
