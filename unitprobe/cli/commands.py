@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from unitprobe.cli.ablate import ablate
 from unitprobe.cli.options import (
     BatchSize,
     Classes,
@@ -28,7 +29,6 @@ from unitprobe.cli.options import (
     load_images,
     load_network,
     parse_size,
-    parse_units,
     processes_of_torchrun,
 )
 from unitprobe.errors import OptionError
@@ -260,51 +260,7 @@ def analyze(
     typer.echo(f"analyzed {len(result.children)} layers: {out}")
 
 
-@app.command()
-def ablate(
-    model: Model,
-    stimuli: StimuliSpec,
-    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
-    select: Layers = None,
-    units: Annotated[
-        str | None, typer.Option(help="Only these units of each layer: 0,1,5-9.")
-    ] = None,
-    mode: Annotated[str, typer.Option(help="Clamp to zero, or to the unit's mean.")] = "zero",
-    method: Annotated[str, typer.Option(help="auto or full.")] = "auto",
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    weights: Weights = None,
-    pretrained: Pretrained = True,
-    num_classes: Classes = None,
-    class_names: ClassNames = None,
-    split: Split = "test",
-    limit: Limit = None,
-    seed: Seed = 0,
-    workers: Workers = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Silence every unit in turn and measure what the network loses."""
-    from unitprobe.ablation import ablate
-    from unitprobe.store import check_output, save_tree
-
-    check_output(out, overwrite=overwrite)
-    images = load_images(stimuli, split, limit, seed)
-    network = load_network(model, weights, pretrained, num_classes, class_names)
-    result = ablate(
-        network,
-        images,
-        layers=select or "activations",
-        units=None if units is None else parse_units(units),
-        mode=cast(Any, mode),
-        method=cast(Any, method),
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-    )
-    save_tree(result, out, overwrite=overwrite)
-    count = sum(node.sizes["unit"] for node in result.children.values())
-    typer.echo(f"accuracy of the intact network: {float(result['accuracy']):.3f}")
-    typer.echo(f"ablated {count} units of {len(result.children)} layers: {out}")
+app.command()(ablate)
 
 
 @app.command()

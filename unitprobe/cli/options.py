@@ -132,3 +132,11 @@ def parse_units(text: str) -> list[int]:
             f"--units {text!r} is not a list of numbers and ranges; give 0,1,5-9"
         ) from None
     return units
+
+
+def parse_numbers(option: str, text: str) -> list[int]:
+    """Return ``1,2,20`` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"{option} {text!r} is not a list of numbers; give 1,2,20") from None

@@ -13,6 +13,7 @@ from unitprobe.ablation.protocols.claims import (
 )
 from unitprobe.ablation.protocols.morcos import morcos_protocol
 from unitprobe.ablation.protocols.ranadive import ranadive_protocol
+from unitprobe.ablation.protocols.summaries import summarize_protocol
 from unitprobe.ablation.protocols.zhou import zhou_protocol
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "judge_c11",
     "morcos_protocol",
     "ranadive_protocol",
+    "summarize_protocol",
     "zhou_protocol",
 ]

@@ -17,7 +17,7 @@ from unitprobe.ablation.engine import check_logits
 from unitprobe.ablation.engine import run as run_network
 from unitprobe.ablation.protocols.options import RunOptions
 from unitprobe.batches import load_batches, prepare
-from unitprobe.errors import LayerError, ResponseError
+from unitprobe.errors import LayerError, OptionError, ResponseError
 from unitprobe.layers import (
     Layer,
     Selection,
@@ -35,6 +35,8 @@ from unitprobe.responses import pool_activation
 from unitprobe.stimuli import Stimuli
 
 FloatArray = NDArray[np.float64]
+#: To shift would need the lowest response beforehand.
+_SIGNED = ("refuse", "rectify", "allow")
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,18 @@ def measure_units(
         The network is no classifier.
     ResponseError
         Responses are NaN, infinite, or negative and refused.
+    OptionError
+        There is no such way with negative responses.
     LayerError
         A stimulus does not reach a layer.
     LabelError
         The network's outputs cannot be matched to the classes of the stimuli.
     """
+    if signed not in _SIGNED:
+        raise OptionError(
+            f"signed={signed!r} is not for one pass over the stimuli; choose one of "
+            f"{', '.join(_SIGNED)}"
+        )
     classes = len(stimuli.class_names)
     batch_size = run.get("batch_size", 64)
     sums: dict[str, _Sums] = {}

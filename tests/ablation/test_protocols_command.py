@@ -1,0 +1,235 @@
+"""The command of the protocols, and their figures, tables and claims."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import unitprobe as up
+from unitprobe.ablation.protocols import (
+    bau_protocol,
+    judge_c9,
+    judge_c10,
+    judge_c11,
+    morcos_protocol,
+    ranadive_protocol,
+    summarize_protocol,
+    zhou_protocol,
+)
+from unitprobe.cli.ablate import choose_options, find_checkpoints
+from unitprobe.cli.commands import app
+from unitprobe.errors import OptionError, StoreError
+from unitprobe.plots import plot_bau, plot_morcos, plot_ranadive, plot_zhou
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+        ).eval()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return up.load_stimuli("digits", limit=100)
+
+
+@pytest.fixture(scope="module")
+def trees(digits):
+    model = network()
+    return {
+        "zhou": zhou_protocol(model, digits, n_directions=3, resamples=20),
+        "morcos": morcos_protocol(model, digits, n_orders=3, n_points=3, resamples=20),
+        "bau": bau_protocol(model, digits, n_random=2),
+        "ranadive": ranadive_protocol({0: model, 1: network(1)}, digits, n_random=2),
+    }
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        """Run the command in this process on digits and a network by name."""
+        text = (
+            "import torch\nfrom torch import nn\n"
+            "def build():\n"
+            "    torch.manual_seed(0)\n"
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), "
+            "nn.Linear(8, 10))\n"
+        )
+        (tmp_path / "named_network.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+
+        def call(*words):
+            words = ["ablate", "named_network:build", "digits", "--limit", "60", *words]
+            return CliRunner().invoke(app, [*words, "--out", str(tmp_path / "g.h5")])
+
+        return call
+
+    @pytest.mark.parametrize(
+        ("words", "rows"),
+        [
+            (["zhou", "--directions", "2", "--resamples", "10", "--null", "5"], 8),
+            (["morcos", "--orders", "2", "--points", "2", "--mode", "mean"], 1),
+            (["bau", "--random-sets", "2", "--sizes", "1,2", "--class", "3"], 1),
+        ],
+    )
+    def test_it_runs_a_protocol_and_prints_its_findings(self, run, words, rows, tmp_path):
+        done = run("--protocol", *words)
+        assert done.exit_code == 0, done.exception
+        assert len(done.stdout.strip().splitlines()) == rows + 3
+        assert f"ran protocol {words[0]} on 1 layers" in done.stdout
+        with up.open_store(tmp_path / "g.h5") as tree:
+            assert tree.attrs["protocol"] == words[0]
+
+    def test_it_compares_checkpoints(self, run, tmp_path):
+        for epoch in (1, 10):
+            save_file(network(epoch).state_dict(), tmp_path / f"epoch{epoch}.safetensors")
+        words = ["--random-sets", "2", "--checkpoint", "epoch*.safetensors"]
+        done = run("--protocol", "ranadive", *words)
+        assert done.exit_code == 0, done.exception
+        with up.open_store(tmp_path / "g.h5") as tree:
+            assert tree["checkpoint"].values.tolist() == [1, 10]
+
+    def test_checkpoints_stand_in_the_order_of_their_epochs(self, tmp_path):
+        for name in ("w2.pt", "w10.pt", "w1.pt"):
+            (tmp_path / name).touch()
+        found = find_checkpoints([str(tmp_path / "w*.pt"), "last=end.pt"])
+        assert [label for label, _ in found] == [1, 2, 10, "last"]
+
+    @pytest.mark.parametrize(
+        ("protocol", "given", "message"),
+        [
+            ("zoo", {}, "--protocol 'zoo' is not known; choose one of zhou, morcos"),
+            ("bau", {"orders": 3}, "--orders is an option of --protocol morcos"),
+            (None, {"share": 0.1}, "--share is an option of --protocol ranadive"),
+            ("zhou", {"units": [1]}, "--units is an option of a sweep without --protocol"),
+            ("ranadive", {}, "give --checkpoint EPOCH=FILE"),
+            ("ranadive", {"checkpoint": ["no/*.pt"]}, "finds no file"),
+            (None, {"noise-scale": [1.0, 2.0]}, "--noise-scale is given more than once"),
+        ],
+    )
+    def test_an_option_of_another_protocol_is_refused(self, protocol, given, message):
+        with pytest.raises(OptionError) as error:
+            choose_options(protocol, given)
+        assert message in str(error.value)
+
+
+class TestTablesAndFigures:
+    def test_each_protocol_has_a_table(self, trees):
+        rows = {name: len(summarize_protocol(tree)) for name, tree in trees.items()}
+        assert rows == {"zhou": 8, "morcos": 2, "bau": 1, "ranadive": 2}
+        with pytest.raises(StoreError, match="protocol None"):
+            summarize_protocol(xr.DataTree())
+
+    @pytest.mark.parametrize(
+        ("name", "draw"),
+        [
+            ("zhou", plot_zhou),
+            ("morcos", plot_morcos),
+            ("bau", plot_bau),
+            ("ranadive", plot_ranadive),
+        ],
+    )
+    def test_each_protocol_is_drawn(self, trees, name, draw, tmp_path):
+        draw(trees[name]).savefig(tmp_path / "f.png")
+        other = trees["bau" if name == "zhou" else "zhou"]
+        with pytest.raises(StoreError, match=f"and '{name}' is drawn"):
+            draw(other)
+
+    def test_the_panels_show_the_numbers_of_the_tree(self, trees):
+        ax = plot_morcos(trees["morcos"]).axes[0]
+        line = next(each for each in ax.lines if each.get_label() == "most selective first")
+        expected = 100 * trees["morcos"]["2"]["selective_first_accuracy"].values[0]
+        np.testing.assert_allclose(line.get_ydata(), expected)
+
+    def test_a_layer_that_is_not_there_is_refused(self, trees):
+        with pytest.raises(StoreError, match="no layer 'relu'; it has 2"):
+            plot_bau(trees["bau"], ["relu"])
+
+
+def sweep(drop, largest, chance=0.0, units=200):
+    noise = np.linspace(-0.002, 0.002, units)
+    node = {
+        "accuracy_drop": ("unit", drop + noise),
+        "max_class_accuracy_drop": ("unit", largest + noise),
+    }
+    if chance is not None:
+        node["max_class_accuracy_drop_null_mean"] = ("unit", np.full(units, chance))
+    return xr.DataTree.from_dict({"relu": xr.Dataset(node)})
+
+
+def correlations(of_class, overall, width=0.05):
+    """A tree whose pooled correlations have these values, as intervals of some width."""
+    predictors = ["class_selectivity", "class_correlation", "incoming_l1", "activity"]
+    value = np.repeat([[overall], [of_class]], 4, axis=1)
+    dims = ("damage", "predictor")
+    return xr.DataTree(
+        xr.Dataset(
+            {
+                "pooled_correlation": (dims, value),
+                "pooled_correlation_low": (dims, value - width),
+                "pooled_correlation_high": (dims, value + width),
+                "pooled_correlation_units": (dims, np.full((2, 4), 688.0)),
+            },
+            coords={
+                "damage": ["accuracy_drop", "max_class_accuracy_drop"],
+                "predictor": predictors,
+            },
+        )
+    )
+
+
+class TestClaims:
+    @pytest.mark.parametrize(
+        ("tree", "expected"),
+        [
+            (sweep(drop=0.002, largest=0.12), "supported"),
+            (sweep(drop=0.03, largest=0.12), "refuted"),
+            (sweep(drop=0.002, largest=0.03), "refuted"),
+            # As large as chance makes the largest of several classes.
+            (sweep(drop=0.002, largest=0.12, chance=0.11), "refuted"),
+            (sweep(drop=0.002, largest=0.12, chance=None), "inconclusive"),
+        ],
+    )
+    def test_c9_needs_a_small_overall_and_a_large_class_drop(self, tree, expected):
+        assert judge_c9(tree).verdict == expected
+
+    @pytest.mark.parametrize(
+        ("of_class", "overall", "expected"),
+        [
+            (0.5, 0.05, "supported"),
+            (0.5, -0.05, "supported"),
+            (0.1, 0.05, "refuted"),
+            (0.5, 0.5, "refuted"),
+            (0.5, -0.5, "refuted"),
+            (0.22, 0.05, "inconclusive"),
+            (0.5, 0.18, "inconclusive"),
+        ],
+    )
+    def test_c10_needs_one_correlation_and_the_absence_of_the_other(
+        self, of_class, overall, expected
+    ):
+        judged = judge_c10(correlations(of_class, overall))
+        assert judged.verdict == expected
+        assert len(judged.findings) == 6
+
+    def test_an_absence_is_not_supported_by_a_wide_interval_around_nothing(self):
+        assert judge_c11(correlations(0, 0.0, width=0.1)).verdict == "supported"
+        wide = judge_c11(correlations(0, 0.0, width=0.3))
+        assert wide.verdict == "inconclusive"
+        assert (wide.findings[0].low, wide.findings[0].high) == (0.0, 0.3)
+
+    def test_trees_of_protocols_are_judged(self, trees):
+        assert judge_c9(trees["zhou"]).findings[1].units == 8
+        assert judge_c11(trees["morcos"]).claim == "C11"
+
+    def test_a_tree_of_something_else_is_refused(self, trees):
+        with pytest.raises(StoreError, match="no 'accuracy_drop' of single units"):
+            judge_c9(trees["bau"])
+        with pytest.raises(StoreError, match="'max_class_accuracy_drop' with 'class_selectivity'"):
+            judge_c10(trees["morcos"])
+        with pytest.raises(StoreError, match="no correlation"):
+            judge_c11(trees["bau"])
