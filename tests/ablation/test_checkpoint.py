@@ -1,0 +1,263 @@
+"""A sweep that is interrupted goes on where it stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import literal_ablation
+import numpy as np
+import pytest
+import torch
+from conftest import make_stimuli
+
+import unitprobe as up
+from unitprobe.ablation import checkpoint, sweep
+from unitprobe.errors import ContentsMismatchError, OptionError, StoreError, StoreExistsError
+
+TESTS = Path(__file__).parent.parent
+
+
+class InterruptedTestError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """Keep the counts after every layer of every batch, without waiting for the disk."""
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Break a sweep off after so many layers of batches."""
+
+    def after(count):
+        keep = checkpoint.Checkpoint.keep
+        done = []
+
+        def kept(self, counts):
+            keep(self, counts)
+            done.append(counts)
+            if len(done) == count:
+                monkeypatch.setattr(checkpoint.Checkpoint, "keep", keep)
+                raise InterruptedTestError
+
+        monkeypatch.setattr(checkpoint.Checkpoint, "keep", kept)
+
+    return after
+
+
+def ablate(path, stimuli, model=None, **options):
+    model = model or literal_ablation.Convolutional().eval()
+    options = {"layers": ["relu", "tanh"], "batch_size": 6, "null": 50, **options}
+    return up.ablate(model, stimuli, path=path, **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count"),
+    [("zero", 1), ("zero", 4), ("zero", 10), ("class_mean", 4), ("resample", 5), ("noise", 4)],
+)
+def test_an_interrupted_sweep_ends_with_the_same_numbers(mode, count, stimuli, interrupt, tmp_path):
+    model = literal_ablation.Convolutional().eval()
+    with ablate(tmp_path / "whole.h5", stimuli, model, mode=mode) as whole:
+        interrupt(count)
+        with pytest.raises(InterruptedTestError):
+            ablate(tmp_path / "a.h5", stimuli, model, mode=mode)
+        assert not (tmp_path / "a.h5").exists()
+        with ablate(tmp_path / "a.h5", stimuli, model, mode=mode) as resumed:
+            assert resumed.identical(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
+
+
+def test_what_was_done_is_not_done_again(stimuli, interrupt, tmp_path, monkeypatch):
+    model = literal_ablation.Convolutional().eval()
+    interrupt(7)  # three batches of two layers, and one layer
+    with pytest.raises(InterruptedTestError):
+        ablate(tmp_path / "a.h5", stimuli, model)
+    loaded, steps = [], []
+    load = sweep.load
+    monkeypatch.setattr(
+        sweep,
+        "load",
+        lambda *args: ((loaded.append(batch.numbers), batch)[1] for batch in load(*args)),
+    )
+
+    def bar(*args, **kwargs):
+        class Bar:
+            def __enter__(self):
+                return steps.append
+
+            def __exit__(self, *_):
+                pass
+
+        return Bar()
+
+    monkeypatch.setattr(sweep, "progress_bar", bar)
+    ablate(tmp_path / "a.h5", stimuli, model).close()
+    assert loaded == [range(18, 24), range(24, 26)]
+    assert steps[0] == 18 * 11 + 6 * 5
+    assert sum(steps) == 26 * 11
+
+
+def ablate_seeded(path):
+    torch.manual_seed(0)
+    return ablate(path, make_stimuli(400), layers="relu", batch_size=8)
+
+
+KILLED = """
+import sys
+sys.path.append(sys.argv[1])
+import test_checkpoint
+test_checkpoint.checkpoint.SECONDS = 0.0
+test_checkpoint.ablate_seeded(sys.argv[2])
+"""
+
+
+def test_a_killed_sweep_resumes_to_the_same_file(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    script = [sys.executable, "-c", KILLED, str(TESTS / "ablation"), str(tmp_path / "a.h5")]
+    process = subprocess.Popen(script, env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "a.h5.partial" / "ablation-counts").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "a.h5").exists()
+    with ablate_seeded(tmp_path / "a.h5") as one, ablate_seeded(tmp_path / "whole.h5") as other:
+        assert one.identical(other)
+
+
+def other_weights(model, stimuli):
+    with torch.no_grad():
+        model.head.bias += 1
+    return model, stimuli, {}
+
+
+def other_stimuli(model, stimuli):
+    return model, stimuli.select(range(25)), {}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (other_weights, "weights_fingerprint"),
+        (other_stimuli, "stimuli_fingerprint"),
+        (lambda m, s: (m, s, {"mode": "mean"}), "mode 'zero' there, 'mean' now"),
+        (lambda m, s: (m, s, {"units": [0]}), "targets"),
+        (lambda m, s: (m, s, {"layers": "relu"}), "layers"),
+        (lambda m, s: (m, s, {"batch_size": 7}), "batch_size"),
+        (lambda m, s: (m, s, {"seed": 1}), "seed"),
+        (lambda m, s: (m, s, {"method": "full"}), "method"),
+    ],
+)
+def test_another_sweep_at_the_same_path_is_refused(change, word, stimuli, interrupt, tmp_path):
+    model = literal_ablation.Convolutional().eval()
+    interrupt(3)
+    with pytest.raises(InterruptedTestError):
+        ablate(tmp_path / "a.h5", stimuli, model)
+    model, others, options = change(model, stimuli)
+    with pytest.raises(ContentsMismatchError, match=word):
+        ablate(tmp_path / "a.h5", others, model, **options)
+    ablate(tmp_path / "a.h5", others, model, resume=False, **options).close()
+
+
+def test_a_network_that_answers_otherwise_is_found_out_whatever_its_weights(
+    stimuli, interrupt, tmp_path
+):
+    model = literal_ablation.Convolutional().eval()
+    interrupt(3)
+    with pytest.raises(InterruptedTestError):
+        ablate(tmp_path / "a.h5", stimuli, model)
+    rest = model.rest
+    model.rest = lambda x: 2 * rest(x)
+    with pytest.raises(ContentsMismatchError, match="other logits for the first stimulus"):
+        ablate(tmp_path / "a.h5", stimuli, model)
+
+
+def test_a_damaged_file_is_refused(stimuli, interrupt, tmp_path):
+    model = literal_ablation.Convolutional().eval()
+    interrupt(3)
+    with pytest.raises(InterruptedTestError):
+        ablate(tmp_path / "a.h5", stimuli, model)
+    file = tmp_path / "a.h5.partial" / "ablation-counts"
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+    with pytest.raises(StoreError, match="damaged; begin anew with resume=False"):
+        ablate(tmp_path / "a.h5", stimuli, model)
+
+
+def test_a_finished_file_is_replaced_only_if_asked_to(stimuli, tmp_path):
+    ablate(tmp_path / "a.h5", stimuli).close()
+    with pytest.raises(StoreExistsError, match="overwrite=True"):
+        ablate(tmp_path / "a.h5", stimuli)
+    ablate(tmp_path / "a.h5", stimuli, mode="mean", overwrite=True).close()
+    with up.open_store(tmp_path / "a.h5") as tree:
+        assert tree.attrs["mode"] == "mean"
+
+
+def test_a_folder_of_something_else_is_left_alone(stimuli, tmp_path):
+    folder = tmp_path / "a.h5.partial"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("all of it")
+    for resume in (True, False):
+        with pytest.raises(StoreExistsError, match=r"holds thesis\.txt"):
+            ablate(tmp_path / "a.h5", stimuli, resume=resume)
+    assert (folder / "thesis.txt").read_text() == "all of it"
+
+
+def test_counts_are_written_every_few_seconds_and_no_more(stimuli, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS", 60.0)
+    ablate(tmp_path / "a.h5", stimuli).close()
+    written = []
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", lambda *args: written.append(args))
+    ablate(tmp_path / "b.h5", stimuli).close()
+    assert written == []
+
+
+def test_the_change_of_every_logit_goes_into_the_file(stimuli, interrupt, tmp_path):
+    model = literal_ablation.Convolutional().eval()
+    options = {"logit_changes": True, "layers": "relu", "units": [0, 4]}
+    interrupt(3)
+    with pytest.raises(InterruptedTestError):
+        ablate(tmp_path / "a.h5", stimuli, model, **options)
+    with ablate(tmp_path / "a.h5", stimuli, model, **options) as tree:
+        change = tree["relu"]["logit_change"]
+        assert change.dims == ("stimulus", "unit", "output")
+        assert change.dtype == np.float32
+        assert list(change["stimulus"].values) == list(stimuli.ids)
+        activation = model.first(literal_ablation.images_of(stimuli))
+        for unit in (0, 4):
+            silent = activation.clone()
+            silent[:, unit] = 0
+            expected = (model.rest(silent) - model.rest(activation)).detach()
+            np.testing.assert_allclose(change.sel(unit=unit), expected, atol=1e-5)
+        with ablate(tmp_path / "b.h5", stimuli, model, layers="relu", units=[0, 4]) as plain:
+            np.testing.assert_array_equal(
+                tree["relu"]["loss_increase"], plain["relu"]["loss_increase"]
+            )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+def test_logit_changes_that_do_not_fit_the_disk_are_refused_before_the_sweep(
+    stimuli, tmp_path, monkeypatch
+):
+    free = SimpleNamespace(free=1000)
+    monkeypatch.setattr("unitprobe.ablation.logit_changes.shutil.disk_usage", lambda _: free)
+    with pytest.raises(OSError, match="logit changes take"):
+        ablate(tmp_path / "a.h5", stimuli, logit_changes=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_is_refused_before_the_sweep(stimuli, tmp_path):
+    with pytest.raises(OSError, match="does not exist"):
+        ablate(tmp_path / "nowhere" / "a.h5", stimuli)
+    with pytest.raises(OptionError, match="give path="):
+        ablate(None, make_stimuli(8), logit_changes=True)
