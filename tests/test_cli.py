@@ -1,5 +1,6 @@
 """The commands, as real processes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -285,3 +286,36 @@ def test_a_network_is_analyzed_without_a_recording_by_one_process_or_two(images,
                 np.testing.assert_allclose(
                     found[layer][name], expected[layer][name], atol=1e-5, err_msg=name
                 )
+
+
+def test_many_processes_record_the_file_of_one(images, tmp_path):
+    network = ["networks:build_tiny", f"imagefolder:{images}", "--batch-size", "8"]
+    code, out, _ = run("record", *network, "--out", tmp_path / "one.h5")
+    assert code == 0
+    # Before it starts: the size on the disk, and the time.
+    assert re.match(r"recording 2 layers of 32 stimuli: \d+\.\d kB on disk, about \d+ s\n", out)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "unitprobe", "record", *network, "--out", tmp_path / "two.h5"]
+    done = subprocess.run(
+        list(map(str, command)), cwd=TESTS, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("recorded 2 layers, 32 stimuli") == 1
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+def test_status_tells_of_a_finished_file_and_of_none(store, tmp_path):
+    code, out, _ = run("status", store)
+    assert code == 0
+    assert "complete, 32 of 32 stimuli (100%)" in out
+    assert "layers: 2" in out
+    assert "size: " in out
+    assert "does not exist" in fails(2, "status", tmp_path / "none.h5")
+
+
+def test_a_file_larger_than_allowed_is_refused_before_anything_is_written(images, tmp_path):
+    record = ["record", "networks:build_tiny", f"imagefolder:{images}", "--out", tmp_path / "s.h5"]
+    line = fails(2, *record, "--max-size", "2kB")
+    assert re.search(r"would take \d+\.\d kB, more than max_size 2\.0 kB", line)
+    assert "'lots'" in fails(2, *record, "--max-size", "lots")
+    assert list(tmp_path.iterdir()) == []

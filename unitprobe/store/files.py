@@ -26,11 +26,16 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         Its directory is not there or cannot be written.
     """
     target = Path(path)
-    if target.is_dir():
+    try:
+        is_folder, is_file = target.is_dir(), target.exists()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{target} cannot be looked for: {reason}") from error
+    if is_folder:
         raise StoreExistsError(
             f"{target} is a directory; name a file, such as {target / 'store.h5'}"
         )
-    if target.exists() and not overwrite:
+    if is_file and not overwrite:
         raise StoreExistsError(
             f"{target} exists; choose another path or replace it with overwrite=True (--overwrite)"
         )

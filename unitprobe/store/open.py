@@ -136,9 +136,9 @@ def _check(path: Path) -> str:
     if path.parent.name.endswith(".partial") and path.name in ("data", "compressed"):
         raise StoreError(f"{path} is unfinished; run the same recording again to go on")
     with reading(path) as file:
-        content = file.attrs.get("unitprobe_content")
-        compression = file.attrs.get("compression", "none")
-        schema = file.attrs.get("unitprobe_schema", SCHEMA_VERSION)
+        content = str(file.attrs.get("unitprobe_content"))
+        compression = str(file.attrs.get("compression", "none"))
+        schema = int(np.ravel(file.attrs.get("unitprobe_schema", SCHEMA_VERSION))[0])
         if content == "recording":
             _check_recording(path, file)
     if content not in CONTENTS:
@@ -147,11 +147,11 @@ def _check(path: Path) -> str:
         )
     if compression == "zstd":
         compression_filter(compression)
-    if int(np.ravel(schema)[0]) > SCHEMA_VERSION:
+    if schema > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema {schema}, this unitprobe reads up to {SCHEMA_VERSION}; update it"
         )
-    return str(content)
+    return content
 
 
 def _check_recording(path: Path, file: h5py.File) -> None:

@@ -1,0 +1,239 @@
+"""Recording against the network alone, against other recorders, and against plain h5py."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import h5py
+import networks
+import numpy as np
+import timm
+import torch
+import xarray as xr
+from timing import Row, alternate
+from torch import Tensor, nn
+
+import unitprobe as up
+from unitprobe.store import LayerArray, Recording, Shards
+
+#: Names of layers and their responses to a batch.
+Extract: TypeAlias = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+def run(quick: bool) -> list[Row]:
+    """Return our time over that of the reference, for recording, reading and opening."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for what, network, pixels, count in (
+            ("ResNet-20", networks.ResNet20(), 32, 4096),
+            ("ResNet-18", timm.create_model("resnet18"), 128, 512),
+            ("ResNet-18", timm.create_model("resnet18"), 224, 256),
+        ):
+            count = count // 4 if quick else count * (1 if device.type == "cpu" else 32)
+            rows += _against_forward(what, network.to(device), pixels, count, folder, quick)
+        rows += _against_others(64 if quick else 512, folder, device, quick)
+        rows += _against_writing(256 if quick else 2048, folder, device, quick)
+        rows += _reading(5_000 if quick else 50_000, folder)
+        rows += _opening(150 if quick else 1_500, folder)
+    return rows
+
+
+def _images(count: int, pixels: int) -> up.Stimuli:
+    values = np.random.default_rng(0).standard_normal((count, 3, pixels, pixels), np.float32)
+    return up.Stimuli(values, np.arange(count) % 10)
+
+
+def _batches(stimuli: up.Stimuli, size: int = 64) -> list[Tensor]:
+    images = torch.stack([stimuli[index][0] for index in range(len(stimuli))])
+    return list(images.split(size))
+
+
+def _forward(network: nn.Module, batches: list[Tensor], autocast: str | None = None) -> None:
+    device = next(network.parameters()).device
+    dtype = None if autocast is None else getattr(torch, autocast)
+    network.eval()
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        for batch in batches:
+            network(batch.to(device))
+
+
+def _against_forward(
+    what: str, network: nn.Module, pixels: int, count: int, folder: Path, quick: bool
+) -> Iterator[Row]:
+    stimuli = _images(count, pixels)
+    batches = _batches(stimuli)
+    device = next(network.parameters()).device.type
+    path = folder / "pooled.h5"
+    for autocast in (None, "bfloat16") if device == "cuda" else (None,):
+        options = {"overwrite": True, "progress": False, "autocast": autocast}
+        yield alternate(
+            f"record {what}, {pixels} px, {count} stimuli, mean, {autocast or 'float32'}, "
+            f"{device}, against the forward pass",
+            lambda options=options: up.record(network, stimuli, path, **options),
+            lambda autocast=autocast: _forward(network, batches, autocast),
+            repeats=3 if quick else 7,
+        )
+
+
+def _against_others(count: int, folder: Path, device: torch.device, quick: bool) -> Iterator[Row]:
+    network = timm.create_model("resnet18").to(device).eval()
+    stimuli = _images(count, 128)
+    batches = _batches(stimuli)
+    names = [layer.name for layer in up.list_layers(network) if layer.kind == "relu"]
+    for tool, make in _OTHERS.items():
+        what = f"record ResNet-18, 128 px, {count} stimuli, mean, against {tool}"
+        if importlib.util.find_spec(tool) is None:
+            yield {"what": what, "skipped": "not installed"}
+            continue
+        try:
+            extract = make(network, names)
+            extract(batches[0][:2].to(device))
+        except Exception as error:  # of another tool, which may not fit this torch
+            yield {"what": what, "skipped": f"it fails here: {str(error)[:80]!r}"}
+            continue
+        yield alternate(
+            what,
+            lambda: up.record(network, stimuli, folder / "s.h5", overwrite=True, progress=False),
+            lambda extract=extract: _record_with(extract, batches, device, folder / "other.h5"),
+            repeats=1 if quick else 3,
+        )
+
+
+def _record_with(extract: Extract, batches: list[Tensor], device: torch.device, path: Path) -> None:
+    """Do what `record` does with another tool: means over positions, into one file."""
+    total = sum(map(len, batches))
+    with h5py.File(path, "w") as file, torch.no_grad():
+        done = 0
+        for batch in batches:
+            for name, activation in extract(batch.to(device)).items():
+                means = activation.mean((2, 3)).cpu().numpy()
+                if name not in file:
+                    file.create_dataset(name, (total, means.shape[1]), "f4")
+                file[name][done : done + len(means)] = means
+            done += len(batch)
+
+
+def _captum(network: nn.Module, names: list[str]) -> Extract:
+    from captum.attr import LayerActivation
+
+    probe = LayerActivation(network, [network.get_submodule(name) for name in names])
+    return lambda batch: dict(zip(names, probe.attribute(batch), strict=True))
+
+
+def _torchvision(network: nn.Module, names: list[str]) -> Extract:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    return create_feature_extractor(network, return_nodes=names)
+
+
+def _torchlens(network: nn.Module, names: list[str]) -> Extract:
+    import torchlens
+
+    def extract(batch: Tensor) -> dict[str, Tensor]:
+        log = torchlens.log_forward_pass(network, batch, layers_to_save=names)
+        return {name: log[name].activation for name in names}
+
+    return extract
+
+
+def _thingsvision(network: nn.Module, names: list[str]) -> Extract:
+    from thingsvision import get_extractor_from_model
+
+    device = next(network.parameters()).device
+    extractor = get_extractor_from_model(network, str(device), None, "pt")
+
+    def extract(batch: Tensor) -> dict[str, Tensor]:
+        return {name: extractor.extract_batch(batch, name, False) for name in names}
+
+    return extract
+
+
+_OTHERS: dict[str, Callable[[nn.Module, list[str]], Extract]] = {
+    "captum": _captum,
+    "torchvision": _torchvision,
+    "torchlens": _torchlens,
+    "thingsvision": _thingsvision,
+}
+
+
+def _against_writing(count: int, folder: Path, device: torch.device, quick: bool) -> Iterator[Row]:
+    """Whole activations of a network that computes next to nothing, against h5py alone."""
+    network = nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU()).to(device).eval()
+    stimuli = _images(count, 32)
+    up.record(network, stimuli, folder / "s.h5", pool="none", overwrite=True, progress=False)
+    with h5py.File(folder / "s.h5") as file:
+        values = file["1/activation"][()]
+        chunks = file["1/activation"].chunks
+
+    def plain() -> None:
+        with h5py.File(folder / "plain.h5", "w") as file:
+            array = file.create_dataset("activation", values.shape, "f4", chunks=chunks)
+            for start in range(0, count, chunks[0]):
+                array[start : start + chunks[0]] = values[start : start + chunks[0]]
+        with (folder / "plain.h5").open("rb") as written:
+            os.fsync(written.fileno())  # as the recording does
+
+    yield alternate(
+        f"record {values.nbytes / 1e6:.0f} MB of whole activations, against h5py writing them",
+        lambda: up.record(
+            network, stimuli, folder / "s.h5", pool="none", overwrite=True, progress=False
+        ),
+        plain,
+        repeats=3 if quick else 5,
+    )
+
+
+def _store(path: Path, layers: int, stimuli: int, units: int) -> None:
+    arrays = [
+        LayerArray(f"layer{index}.relu", "response", ("stimulus", "unit"), (units,))
+        for index in range(layers)
+    ]
+    ids = np.asarray([f"image {index}" for index in range(stimuli)])
+    labels = np.arange(stimuli) % 10
+    names = [f"class {index}" for index in range(10)]
+    recording = Recording(ids, labels, names, arrays, "float32", {"pool": "mean"}, {})
+    shards = Shards(path, recording)
+    shards.begin(resume=False)
+    random = np.random.default_rng(0)
+    for start, stop in shards.ranges():
+        values = random.standard_normal((stop - start, units), np.float32)
+        shards.write(start, {array.layer: values for array in arrays}, {})
+    shards.finish()
+    shards.close()
+
+
+def _reading(stimuli: int, folder: Path) -> Iterator[Row]:
+    path = folder / "tall.h5"
+    _store(path, 1, stimuli, 2048)
+    with h5py.File(path) as file:
+        plain = file["layer0.relu/response"]
+        with up.open_store(path) as tree:
+            lazy = tree["layer0.relu"]["response"]
+            yield alternate(
+                f"read one unit over {stimuli} stimuli, against h5py",
+                lambda: lazy.isel(unit=700).values,
+                lambda: plain[:, 700],
+            )
+            yield alternate(
+                "read 64 stimuli x 2048 units, against h5py",
+                lambda: lazy.isel(stimulus=slice(640, 704)).values,
+                lambda: plain[640:704],
+            )
+
+
+def _opening(layers: int, folder: Path) -> Iterator[Row]:
+    path = folder / "deep.h5"
+    _store(path, layers, 64, 16)
+    yield alternate(
+        f"open a store of {layers} layers, against xarray.open_datatree",
+        lambda: up.open_store(path).close(),
+        lambda: xr.open_datatree(path, engine="h5netcdf").close(),
+        repeats=1,
+    )
