@@ -17,6 +17,7 @@ from conftest import make_stimuli
 import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
 from unitprobe.errors import ContentsMismatchError, OptionError, StoreError, StoreExistsError
+from unitprobe.store.lock import RecordingLock
 
 TESTS = Path(__file__).parent.parent
 
@@ -211,6 +212,16 @@ def test_a_folder_of_something_else_is_left_alone(stimuli, tmp_path):
         with pytest.raises(StoreExistsError, match=r"holds thesis\.txt"):
             ablate(tmp_path / "a.h5", stimuli, resume=resume)
     assert (folder / "thesis.txt").read_text() == "all of it"
+
+
+def test_two_processes_do_not_sweep_into_one_file(stimuli, tmp_path, monkeypatch):
+    monkeypatch.setattr("unitprobe.store.lock._TRIES", 1)
+    held = RecordingLock(tmp_path / "a.h5.partial" / "lock")
+    held.acquire()
+    with pytest.raises(StoreExistsError, match="by another process"):
+        ablate(tmp_path / "a.h5", stimuli)
+    held.release()
+    ablate(tmp_path / "a.h5", stimuli).close()
 
 
 def test_counts_are_written_every_few_seconds_and_no_more(stimuli, tmp_path, monkeypatch):

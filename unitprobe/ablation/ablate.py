@@ -27,7 +27,7 @@ from unitprobe.ablation.sweep import Method, SweepOptions, run_sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import OptionError
-from unitprobe.layers import Selection, as_input, evaluating, list_layers, select_layers
+from unitprobe.layers import Layer, Selection, as_input, evaluating, list_layers, select_layers
 from unitprobe.models import Network, describe_transform
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import check_layer_names, check_output, open_store, save_tree
@@ -192,19 +192,17 @@ def ablate(
             sweep = run_sweep(network, images, swept, options)
             tree = result_tree(network, images, chosen, swept, sweep, options, null)
         else:
-            checkpoint, outputs = _checkpoint(
-                network, images, target, swept, options, resume, logit_changes
+            tree = _sweep_into_file(
+                network,
+                images,
+                chosen,
+                swept,
+                options,
+                null,
+                target,
+                resume=resume,
+                logit_changes=logit_changes,
             )
-            changes = None
-            if logit_changes:
-                changes = LogitChanges(checkpoint, swept, len(images), outputs, batch_size)
-            sweep = run_sweep(network, images, swept, options, checkpoint, changes)
-            tree = result_tree(network, images, chosen, swept, sweep, options, null)
-            if changes is not None:
-                changes.save(tree, images, target)
-            else:
-                save_tree(tree, target, overwrite=overwrite)
-            checkpoint.remove()
     return tree if target is None else open_store(target)
 
 
@@ -224,16 +222,19 @@ def _check_options(
         )
 
 
-def _checkpoint(
+def _sweep_into_file(
     network: Network,
     stimuli: Stimuli,
-    path: Path,
+    layers: Sequence[Layer],
     swept: Sequence[Targets],
     options: SweepOptions,
+    null: int,
+    path: Path,
+    *,
     resume: bool,
     logit_changes: bool,
-) -> tuple[Checkpoint, int]:
-    """Return where a sweep is kept, and how many outputs the network has."""
+) -> xr.DataTree:
+    """Sweep, keep the counts on the way, and save the result; return what is saved."""
     image, _ = next(load_batches(stimuli, range(1), batch_size=1))
     with evaluating(network.module), torch.no_grad():
         logits = intact_logits(network, as_input(network.module, image))[0].double().cpu().numpy()
@@ -251,4 +252,16 @@ def _checkpoint(
         "batch_size": str(options.batch_size),
         "logit_changes": str(logit_changes),
     }
-    return Checkpoint(path, contents, logits, resume=resume), len(logits)
+    with Checkpoint(path, contents, logits, resume=resume) as checkpoint:
+        changes = None
+        if logit_changes:
+            outputs, rows = len(logits), options.batch_size
+            changes = LogitChanges(checkpoint, swept, len(stimuli), outputs, rows)
+        sweep = run_sweep(network, stimuli, swept, options, checkpoint, changes)
+        tree = result_tree(network, stimuli, layers, swept, sweep, options, null)
+        if changes is None:
+            save_tree(tree, path, overwrite=True)
+        else:
+            changes.save(tree, stimuli, path)
+        checkpoint.remove()
+    return tree

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,14 @@ from unitprobe.ablation.targets import Targets
 from unitprobe.errors import ContentsMismatchError, StoreError, StoreExistsError
 from unitprobe.store import writing
 from unitprobe.store.files import write_atomically
+from unitprobe.store.lock import RecordingLock
 from unitprobe.store.shards import folder_of
 
 #: Seconds between two writes, at least.
 SECONDS = 5.0
 
 _COUNTS = "ablation-counts"
-_OURS = (_COUNTS, "logit-changes-", "merged.h5")
+_OURS = ("lock", _COUNTS, "logit-changes-", "merged.h5")
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Counts:
 
 
 class Checkpoint:
-    """The file in which the counts of one sweep are kept until it is finished.
+    """The file in which the counts of one sweep are kept until it is finished. A context manager.
 
     Parameters
     ----------
@@ -94,7 +96,8 @@ class Checkpoint:
     Raises
     ------
     StoreExistsError
-        A folder of the same name holds something else.
+        A folder of the same name holds something else, or another process sweeps there; raised on
+        entering the context.
     """
 
     def __init__(
@@ -110,15 +113,33 @@ class Checkpoint:
         self._contents = dict(contents)
         self._logits = logits
         self._written = time.monotonic()
-        if self.folder.exists():
-            foreign = [p.name for p in self.folder.iterdir() if not p.name.startswith(_OURS)]
-            if foreign:
-                raise StoreExistsError(
-                    f"{self.folder} is in the way and no unfinished ablation: it holds "
-                    f"{foreign[0]}; choose another path"
-                )
-            if not resume:
-                shutil.rmtree(self.folder)
+        self._resume = resume
+        self._lock = RecordingLock(self.folder / "lock")
+
+    def __enter__(self) -> Checkpoint:
+        foreign = [name for name in self._names() if not name.startswith(_OURS)]
+        if foreign:
+            raise StoreExistsError(
+                f"{self.folder} is in the way and no unfinished ablation: it holds "
+                f"{foreign[0]}; choose another path"
+            )
+        with writing(self.folder):
+            self._lock.acquire()
+        if not self._resume:
+            for name in self._names():
+                if name != "lock":
+                    (self.folder / name).unlink()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._names() == ["lock"]:  # it failed before anything was kept
+            self.remove()
+        self._lock.release()
 
     def restore(self, counts: Counts) -> None:
         """Bring counts to where the sweep stopped; leave them as they are if it has not begun.
@@ -173,7 +194,6 @@ class Checkpoint:
     def write(self, name: str, contents: bytes) -> None:
         """Put a file into the folder, whole or not at all, behind its checksum."""
         with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
             checksum = hashlib.sha256(contents).hexdigest().encode()
             write_atomically(self.folder / name, checksum + b"\n" + contents)
 
@@ -197,6 +217,9 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the folder, once the result is in place."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        return sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
 
     def _read(self) -> dict[str, npt.NDArray[np.generic]]:
         with np.load(io.BytesIO(self.read(_COUNTS)), allow_pickle=False) as file:

@@ -107,7 +107,6 @@ class LogitChanges:
         )
         partial = self._checkpoint.folder / "merged.h5"
         with writing(path):
-            self._checkpoint.folder.mkdir(exist_ok=True)
             reserve(partial, self.size + 2 * tree.nbytes + 2**20)
             tree.to_netcdf(partial, engine="h5netcdf")
             with h5netcdf.File(partial, "a") as file:
