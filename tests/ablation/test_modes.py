@@ -9,6 +9,7 @@ from literal_ablation import NETWORKS, Convolutional, assert_is, images_of, lost
 from torch import nn
 
 import unitprobe as up
+from unitprobe.ablation.outcome import Answers, Outcomes
 from unitprobe.ablation.replacements import Noise, RunningStatistics, Statistics, random_partners
 from unitprobe.errors import LayerError, OptionError
 
@@ -225,6 +226,22 @@ def test_weights_of_two_layers_of_one_convolution_are_refused(stimuli):
         up.ablate(Convolutional().eval(), stimuli, layers=["norm", "relu"], mode="weights")
 
 
+def test_weights_of_a_branch_beside_are_not_taken_for_those_of_a_layer(stimuli):
+    class Branches(nn.Module):
+        input_size = (3, 8, 8)
+
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            left, right = self.left(x), self.right(x)
+            return (torch.relu(left) + torch.tanh(right)).mean((2, 3))
+
+    with pytest.raises(LayerError, match="'relu' are not made by one"):
+        up.ablate(Branches().eval(), stimuli, layers="relu", mode="weights")
+
+
 class Windows(nn.Module):
     """Rows of the map become stimuli of their own for a while."""
 
@@ -264,3 +281,27 @@ def test_what_is_lost_is_counted_as_defined(stimuli):
     assert found["accuracy_drop"] == 0.0
     assert found["class_accuracy_drop"] == [0.5, -0.5]
     assert found["changed_predictions"] == 2
+
+
+def test_stimuli_that_are_lost_and_gained_are_counted_batch_after_batch():
+    logits = torch.randn(40, 4)
+    ablated = torch.randn(3, 40, 4)
+    labels = torch.arange(40) % 3
+    output_of_class = torch.tensor([2, 0, 3])  # output 1 is no class of the stimuli
+    found = Outcomes.empty(4, 3)
+    for some in (slice(0, 15), slice(15, 40)):
+        answers = Answers.of(logits[some], labels[some], output_of_class)
+        found.add(1, ablated[:, some], answers)
+    right = (logits.argmax(1) == output_of_class[labels]).numpy()
+    for target in range(3):
+        predicted = ablated[target].argmax(1)
+        after = (predicted == output_of_class[labels]).numpy()
+        assert found.lost[target + 1] == (right & ~after).sum()
+        assert found.gained[target + 1] == (~right & after).sum()
+        assert list(found.taken_for[target + 1]) == [
+            int((predicted == output).sum()) for output in output_of_class
+        ]
+        assert list(found.correct[target + 1]) == [
+            after[(labels == c).numpy()].sum() for c in range(3)
+        ]
+    assert all((array[0] == 0).all() for array in found.arrays().values())

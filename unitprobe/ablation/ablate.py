@@ -155,9 +155,14 @@ def ablate(
     Notes
     -----
     The activation is silenced, not the weights: under batch normalisation a unit without weights
-    still passes on a constant. After Zhou, Sun, Bau and Torralba 2018, "Revisiting the importance
-    of individual units in CNNs via ablation", section 3; the mean clamp and noise are from Morcos
-    et al. 2018.
+    still passes on a constant. The chance level of the largest drop draws the stimuli that an
+    ablation loses and gains irrespective of their class; see
+    `unitprobe.ablation.chance.max_drop_chance`. An attribution is a gradient times the change of
+    the activation, summed over positions, from one forward and one backward pass for all layers;
+    see `unitprobe.ablation.attribution.run_attribution` for sources, and for how good it is.
+
+    After Zhou, Sun, Bau and Torralba 2018, "Revisiting the importance of individual units in CNNs
+    via ablation", section 3; the mean clamp and noise are from Morcos et al. 2018.
 
     Examples
     --------
@@ -181,7 +186,7 @@ def ablate(
         check_layer_names(layer.name for layer in chosen)
         swept = [choose_targets(layer, units, groups, directions) for layer in chosen]
         if mode == "weights":
-            swept = targets_of_weights(swept, listed)
+            swept = targets_of_weights(network, first, swept, listed)
         if method == "attribution":
             tree = attribute(
                 network, images, chosen, swept, options, attribution_steps, check_units

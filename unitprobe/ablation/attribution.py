@@ -96,6 +96,12 @@ def run_attribution(
     grows. All layers could share k passes along a path of the *input* (Dhamdhere et al. 2019,
     Leino et al. 2018), but its end is not an ablation, so what that adds up to is none either.
 
+    More steps are no better estimate of single units: the path leads away from where one unit
+    alone is missing. In a network of three convolutions trained on the digits (accuracy 0.986,
+    364 test images), the rank correlation with the exact effects of zeroing was 0.69, 0.50 and
+    0.89 in its layers with the gradient, 0.20, 0.22 and 0.31 with 4 steps, 0.07, 0.13 and -0.05
+    along the path of the input; with means in their place 0.54, 0.83 and 0.96 with the gradient.
+
     It takes the memory of a training step without weight gradients: a forward and a backward pass.
     """
     if steps < 0:

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unitprobe.ablation.engine import run
 from unitprobe.ablation.targets import Targets
 from unitprobe.errors import LayerError, OptionError
-from unitprobe.layers import Layer
+from unitprobe.layers import Layer, as_input, evaluating
+from unitprobe.models import Network
+from unitprobe.probe import watch_layers
 
 #: Units of each layer, or of the layers by name.
 Units = Sequence[int] | Mapping[str, Sequence[int]]
@@ -78,7 +81,9 @@ def _rows(layer: Layer, directions: npt.ArrayLike) -> torch.Tensor:
     return normalized
 
 
-def targets_of_weights(swept: Sequence[Targets], listed: Sequence[Layer]) -> list[Targets]:
+def targets_of_weights(
+    network: Network, example: torch.Tensor, swept: Sequence[Targets], listed: Sequence[Layer]
+) -> list[Targets]:
     """Return the same units of the convolutions and linear layers that make those of each layer.
 
     Raises
@@ -94,6 +99,8 @@ def targets_of_weights(swept: Sequence[Targets], listed: Sequence[Layer]) -> lis
         if targets.directions is not None:
             raise OptionError("mode='weights' silences units; directions= needs another mode")
         made_by = _layer_that_makes(targets.layer, listed)
+        if not _reaches(network, made_by, targets.layer, example):
+            raise _not_made_by_one(targets.layer, made_by)
         if made_by.name in moved:
             raise LayerError(
                 f"mode='weights': the units of layer {targets.layer.name!r} and of one before it "
@@ -112,7 +119,36 @@ def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
         if before is not layer and before.kind not in ("norm", "dropout"):
             between = before
             break
-    raise LayerError(
+    raise _not_made_by_one(layer, between)
+
+
+def _reaches(network: Network, source: Layer, layer: Layer, example: torch.Tensor) -> bool:
+    """Tell whether a layer changes with the one listed before it, which may be a branch beside."""
+    if source is layer:
+        return True
+    shift = 0.0
+    seen: list[torch.Tensor] = []
+
+    def visit(at: Layer, activation: torch.Tensor, _: object) -> torch.Tensor | None:
+        if at.name == source.name:
+            return activation + shift
+        seen.append(activation.clone())
+        return None
+
+    with (
+        evaluating(network.module),
+        torch.no_grad(),
+        watch_layers(network.module, [source, layer], visit) as watcher,
+    ):
+        # A rectified unit may hear of one sign only.
+        for added in (0.0, 1000.0, -1000.0):
+            shift = added
+            run(network, as_input(network.module, example), watcher)
+    return any(not torch.equal(other, seen[0]) for other in seen[1:])
+
+
+def _not_made_by_one(layer: Layer, before: Layer) -> LayerError:
+    return LayerError(
         f"mode='weights': the units of layer {layer.name!r} are not made by one convolution or "
-        f"linear layer alone (it follows {between.name!r}); choose other layers or mode='zero'"
+        f"linear layer alone (it follows {before.name!r}); choose other layers or mode='zero'"
     )
