@@ -118,15 +118,20 @@ def _what_was_run(experiment: Experiment) -> str:
         f"`{zhou.attrs['weights_fingerprint'][:12]}`), accuracy {float(zhou['accuracy']):.2%} on "
         f"{zhou.attrs['stimulus_count']:,} test images of `{data_name(experiment.data)}`. "
         f"{experiment.data_note}".rstrip(),
-        f"- Ablated: every unit of {len(zhou.children)} layers, {units:,} in all, its activation "
+        f"- Ablated: every unit of {_layers(zhou)}, {units:,} in all, its activation "
         f"clamped to {zhou.attrs['mode']}; and up to {zhou.attrs['n_directions']} random "
         "orthonormal directions of each layer.",
-        f"- Curves: {len(morcos.children)} layers on {morcos.attrs['stimulus_count']:,} test "
+        f"- Curves: {_layers(morcos)} on {morcos.attrs['stimulus_count']:,} test "
         f"images, {morcos.attrs['n_orders']} random orders each.",
         "- One network of one seed: intervals are over its units, and say nothing of the next "
         "training.",
     ]
     return "## What was run\n\n" + "\n".join(lines)
+
+
+def _layers(tree: xr.DataTree) -> str:
+    count = len(tree.children)
+    return f"{count} layer{'s' * (count != 1)}"
 
 
 def _claims(judgements: Sequence[Judgement]) -> str:

@@ -243,7 +243,7 @@ def _kept(
     for attribute, value in wanted.items():
         if tree.attrs.get(attribute) != value:
             raise OptionError(
-                f"{path} was made with {attribute} {tree.attrs.get(attribute)!r}, and {value!r} is "
+                f"{path} was made with {attribute} {tree.attrs.get(attribute)}, and {value} is "
                 "asked for; remove it, or choose another --keep"
             )
     return tree

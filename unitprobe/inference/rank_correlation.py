@@ -81,8 +81,9 @@ def rank_correlation(
     ranks after each stratum's were brought to mean 0 and variance 1: the mean of the strata's
     correlations, weighted by their units. A stratum that does not vary in `x` or in `y`, or has
     fewer than three units, is left out. The interval is of percentiles of the correlation in
-    redrawn units (Efron & Tibshirani 1993, chapter 13), p = (1 + #{|permuted| >= |observed|}) /
-    (1 + resamples) (Phipson & Smyth 2010). Both take units for independent.
+    redrawn units (Efron & Tibshirani 1993, chapter 13), p = (1 + m) / (1 + resamples), m the
+    permutations whose correlation is at least as far from 0 (Phipson & Smyth 2010). Both take
+    units for independent.
 
     Measured share of 95% intervals that hold the true value of bivariate normal units (400 data
     sets each): 0.94 and 0.95 for 16 units of Pearson correlation 0 and 0.5; 0.95 and 0.97 for 64.
