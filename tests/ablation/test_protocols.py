@@ -342,6 +342,12 @@ class TestRanadive:
             ranadive_protocol({0: model}, many, share=0.9, matched=True)
 
 
+def test_an_attribution_is_no_ablation(model, many):
+    for protocol in (zhou_protocol, morcos_protocol, bau_protocol):
+        with pytest.raises(OptionError, match="method='attribution' estimates losses"):
+            protocol(model, many, method="attribution")
+
+
 def test_a_running_correlation_equals_numpys():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(50, 3)) + 1000, random.normal(size=(50, 2))

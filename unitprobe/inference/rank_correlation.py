@@ -105,6 +105,7 @@ def rank_correlation(
         both = ~(np.isnan(a) | np.isnan(b))
         return RankCorrelation(math.nan, math.nan, math.nan, math.nan, int(both.sum()))
     observed = float(_correlations(a[None], b[None], places)[0])
+    x_ranks, y_ranks = (_standard_ranks(values, places) for values in (a, b))
     rng = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // len(a))
     redrawn, permuted = [], []
@@ -113,7 +114,7 @@ def rank_correlation(
         chosen = _draw(places, count, len(a), rng)
         redrawn.append(_correlations(a[chosen], b[chosen], places))
         shuffled = _permute(places, count, len(a), rng)
-        permuted.append(_correlations(np.broadcast_to(a, shuffled.shape), b[shuffled], places))
+        permuted.append(y_ranks[shuffled] @ x_ranks / units)
     drawn = np.concatenate(redrawn)
     drawn = drawn[~np.isnan(drawn)]
     low, high = math.nan, math.nan
@@ -165,6 +166,16 @@ def _permute(
     for within in places:
         chosen[:, within] = rng.permuted(np.tile(within, (count, 1)), axis=1)
     return chosen
+
+
+def _standard_ranks(values: FloatArray, places: list[IntArray]) -> FloatArray:
+    """Return ranks of mean 0 and variance 1 in each stratum, 0 for units of none."""
+    from scipy.stats import rankdata, zscore
+
+    ranks = np.zeros(values.shape)
+    for within in places:
+        ranks[within] = zscore(rankdata(values[within]))
+    return ranks
 
 
 def _correlations(a: FloatArray, b: FloatArray, places: list[IntArray]) -> FloatArray:

@@ -13,7 +13,7 @@ from torch import nn
 from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.measuring import FloatArray
-from unitprobe.ablation.protocols.options import RunOptions, check_count, exactly
+from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import LabelError, OptionError, nearest
 from unitprobe.inference import false_discovery_rate
@@ -102,6 +102,7 @@ def bau_protocol(
     >>> tree["size"].values, tree["2"]["removed"].sizes
     (array([1, 2, 3, 4, 5]), Frozen({'target_class': 10, 'size': 5}))
     """
+    check_run(run)
     check_count("n_random", n_random, 1)
     if not sizes or min(sizes) < 1:
         raise OptionError(f"sizes={tuple(sizes)} must be numbers of units, each 1 or more")

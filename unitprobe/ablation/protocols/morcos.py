@@ -14,7 +14,7 @@ from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.correlating import correlate
 from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
-from unitprobe.ablation.protocols.options import RunOptions, check_count, exactly
+from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import false_discovery_rate
@@ -119,6 +119,7 @@ def morcos_protocol(
     >>> tree["2"]["removed"].values, tree["2"]["random_accuracy"].sizes
     (array([0, 2, 4, 6, 8]), Frozen({'clamp': 2, 'order': 5, 'point': 5}))
     """
+    check_run(run)
     check_count("n_orders", n_orders, 1)
     check_count("n_points", n_points, 1)
     check_count("resamples", resamples, 1)

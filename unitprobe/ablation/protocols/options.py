@@ -34,6 +34,20 @@ def exactly(names: Iterable[str]) -> Callable[[Layer], bool]:
     return lambda layer: layer.name in wanted
 
 
+def check_run(run: RunOptions) -> None:
+    """Refuse a way to run that counts no answers.
+
+    Examples
+    --------
+    >>> check_run({"method": "full"})
+    """
+    if run.get("method") == "attribution":
+        raise OptionError(
+            "method='attribution' estimates losses and counts no answers, which a protocol is made "
+            "of; give method='auto'"
+        )
+
+
 def check_count(name: str, value: int, least: int) -> int:
     """Return a number of things to do, if it is large enough.
 

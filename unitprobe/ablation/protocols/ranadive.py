@@ -16,7 +16,7 @@ from torch import nn
 from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
-from unitprobe.ablation.protocols.options import RunOptions, check_count, exactly
+from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import false_discovery_rate
@@ -119,6 +119,7 @@ def ranadive_protocol(
     >>> tree["difference"].sizes, int(tree["2"]["selective"].sum("unit")[0])
     (Frozen({'layer': 1, 'checkpoint': 2}), 2)
     """
+    check_run(run)
     check_count("n_random", n_random, 1)
     if not 0 < share < 1:
         raise OptionError(f"share={share} is no share of units; give one between 0 and 1: 0.1")
@@ -167,8 +168,10 @@ def ranadive_protocol(
     )
     root["accuracy"] = ("checkpoint", accuracy)
     root["weights_fingerprint"] = ("checkpoint", np.asarray(names, dtype=object))
+    # Each checkpoint has its own fingerprint.
+    attributes = {n: v for n, v in first.attrs.items() if n != "weights_fingerprint"}
     frame = xr.DataTree(
-        xr.Dataset(coords={"class_name": first.coords["class_name"]}, attrs=first.attrs)
+        xr.Dataset(coords={"class_name": first.coords["class_name"]}, attrs=attributes)
     )
     return assemble(
         frame,

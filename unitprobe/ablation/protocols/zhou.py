@@ -13,7 +13,7 @@ from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.correlating import correlate
 from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
-from unitprobe.ablation.protocols.options import RunOptions, check_count, exactly
+from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import compare_to_baseline, false_discovery_rate
@@ -115,6 +115,7 @@ def zhou_protocol(
     >>> tree["2"]["direction_accuracy_drop"].sizes
     Frozen({'direction': 4})
     """
+    check_run(run)
     check_count("n_directions", n_directions, 0)
     check_count("resamples", resamples, 1)
     if mode == "weights" and n_directions:
