@@ -10,8 +10,19 @@ from torch import nn
 
 import unitprobe as up
 from unitprobe.ablation.outcome import Answers, Outcomes
-from unitprobe.ablation.replacements import Noise, RunningStatistics, Statistics, random_partners
+from unitprobe.ablation.replacements import (
+    Batch,
+    ClassMean,
+    Mean,
+    Noise,
+    Resample,
+    RunningStatistics,
+    Statistics,
+    random_partners,
+)
+from unitprobe.ablation.targets import Targets
 from unitprobe.errors import LayerError, OptionError
+from unitprobe.layers import Layer
 
 CONSTANT = ("zero", "value", "mean", "class_mean", "resample")
 
@@ -257,20 +268,34 @@ class Windows(nn.Module):
         return self.head(torch.relu(self.inner(rows)).reshape(len(x), -1))
 
 
-def test_layers_with_windows_among_the_stimuli_are_replaced_window_by_window(stimuli):
+@pytest.mark.parametrize("mode", CONSTANT)
+def test_windows_are_replaced_as_the_positions_of_their_stimulus(mode, stimuli):
     model = Windows().eval()
+    options = {"mode": mode, "value": 1.25, "seed": 3, "batch_size": 7}
+    node = up.ablate(model, stimuli, layers="relu", **options)["relu"].to_dataset()
     rows = torch.relu(model.inner(images_of(stimuli).transpose(1, 2).reshape(-1, 24)))
-    for mode in ("zero", "class_mean", "resample"):
-        try:
-            node = up.ablate(model, stimuli, layers="relu", mode=mode)["relu"].to_dataset()
-        except LayerError as error:
-            assert "'relu'" in str(error)  # nothing is guessed  # noqa: PT017
-            continue
-        if mode == "zero":
-            silent = rows.clone()
-            silent[:, 2] = 0
-            intact, ablated = (model.head(x.reshape(26, -1)) for x in (rows, silent))
-            assert_is(node.sel(unit=2), lost(intact, ablated, stimuli.labels))
+    windows = rows.reshape(26, 8, 5)
+    new = replaced(mode, windows, 2, stimuli.labels)
+    intact = model.head(windows.flatten(1))
+    for unit in range(5):
+        ablated = model.head(with_units(windows, new, [unit], 2).flatten(1))
+        assert_is(node.sel(unit=unit), lost(intact, ablated, stimuli.labels))
+
+
+@pytest.mark.parametrize("mode", ["class_mean", "resample", "noise"])
+def test_an_activation_without_its_stimuli_is_refused_where_they_are_needed(mode):
+    layer = Layer("merged", "relu", (1, 5), 1, 5, "", "relu", 0)
+    targets = Targets(layer, ((0,),))
+    batch = Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), range(4))
+    statistics = {"merged": Statistics(torch.zeros(5), torch.zeros(2, 5), torch.ones(5))}
+    replacement = {
+        "class_mean": ClassMean(statistics),
+        "resample": Resample(lambda targets, numbers: torch.zeros(32, 5), np.arange(4)),
+        "noise": Noise(statistics, scale=1.0, seed=0),
+    }[mode]
+    with pytest.raises(LayerError, match=f"{mode}.* 'merged' gives 32 for 4 stimuli"):
+        replacement(targets, [0], torch.zeros(32, 1), batch)
+    assert float(Mean(statistics)(targets, [0], torch.zeros(32, 1), batch)) == 0
 
 
 def test_what_is_lost_is_counted_as_defined(stimuli):
