@@ -170,6 +170,10 @@ def test_some_units_are_swept_to_say_how_good_the_estimate_is(stimuli):
     )
     correlation = scipy.stats.spearmanr(*pairs).statistic
     assert float(tree["rank_correlation"]) == pytest.approx(correlation)
+    within = pairs[:, : checked["norm"].sum()]
+    assert within.shape[1] > 2
+    correlation = scipy.stats.spearmanr(*within).statistic
+    assert float(tree["norm"]["rank_correlation"]) == pytest.approx(correlation)
     assert tree["rank_correlation_low"] <= tree["rank_correlation"] <= tree["rank_correlation_high"]
     again = estimate(model, stimuli, layers, check_units=6, seed=1)
     other = estimate(model, stimuli, layers, check_units=6, seed=2)

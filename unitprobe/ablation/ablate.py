@@ -137,8 +137,9 @@ def ablate(
         et al. 2020); ``changed_predictions`` (unit), stimuli with another answer. Groups and
         directions have the dimension ``group`` or ``direction`` in the place of ``unit``. An
         attribution has an estimated ``loss_increase`` (unit), ``class_loss_increase`` (unit,
-        class_name) and, NaN where not checked, ``exact_loss_increase`` (unit); at the root
-        ``rank_correlation`` () of the two, with ``..._low`` and ``..._high`` of its 95% interval.
+        class_name) and, NaN where not checked, ``exact_loss_increase`` (unit), with Spearman's
+        ``rank_correlation`` () of the two and its 95% interval, ``..._low`` and ``..._high``: over
+        the units of the layer, NaN for fewer than three, and at the root over those of all layers.
         With `path` the tree is that of the file, opened by `unitprobe.open_store`.
 
     Raises

@@ -194,14 +194,22 @@ def attribute(
             np.concatenate([node[name].values for node in nodes.values()])
             for name in ("loss_increase", "exact_loss_increase")
         )
-        agreement = rank_correlation(estimates, checks, seed=options.seed)
-        for name, value in (
-            ("rank_correlation", agreement.value),
-            ("rank_correlation_low", agreement.low),
-            ("rank_correlation_high", agreement.high),
-        ):
-            root[name] = labelled((), value, "Spearman correlation of estimated and exact increase")
+        root.update(_agreement(estimates, checks, options.seed))
+        for node in nodes.values():
+            both = node["loss_increase"].values, node["exact_loss_increase"].values
+            node.update(_agreement(*both, options.seed))
     return xr.DataTree.from_dict({"/": root, **nodes})
+
+
+def _agreement(estimates: Values, exact: Values, seed: int) -> dict[str, xr.Variable]:
+    """Return the rank correlation of estimates with what was checked, and its 95% interval."""
+    found = rank_correlation(estimates, exact, seed=seed)
+    what = "Spearman correlation of estimated and exact increase"
+    return {
+        "rank_correlation": labelled((), found.value, what),
+        "rank_correlation_low": labelled((), found.low, f"{what}, low end of 95%"),
+        "rank_correlation_high": labelled((), found.high, f"{what}, high end of 95%"),
+    }
 
 
 class _Sums:
