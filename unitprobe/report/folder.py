@@ -92,7 +92,15 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 #: Every plot that some report has.
 PLOT_FILES = frozenset(
     f"{_PLOTS}/{name}.svg"
-    for name in ("selectivity", "tuning", "dimensionality", "sparseness", "ablation", "networks")
+    for name in (
+        "selectivity",
+        "tuning",
+        "dimensionality",
+        "sparseness",
+        "ablation",
+        "networks",
+        "protocol",
+    )
 )
 
 

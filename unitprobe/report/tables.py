@@ -171,7 +171,11 @@ def all_units(analysis: xr.DataTree, ablation: xr.DataTree | None) -> pd.DataFra
     table = unit_table(analysis)
     if ablation is None:
         return table
-    return table.merge(unit_table(ablation), on=["layer", "unit"], how="left")
+    key = ["layer", "unit"]
+    # A protocol measures selectivity too; the analysis has it with its null.
+    swept = unit_table(ablation)
+    new = [name for name in swept if name in key or name not in table]
+    return table.merge(swept[new], on=key, how="left")
 
 
 def all_layers(analysis: xr.DataTree, units: pd.DataFrame) -> pd.DataFrame:
