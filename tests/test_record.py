@@ -1,4 +1,5 @@
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -444,3 +445,70 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     assert networks.count_hooks(reused) == 0
+
+
+def test_autocast_is_by_choice_and_part_of_what_is_recorded(tmp_path, reused, stimuli):
+    full = up.record(reused, stimuli, tmp_path / "full.h5")
+    cast = up.record(reused, stimuli, tmp_path / "cast.h5", autocast="bfloat16")
+    one, other = full["relu_1"]["response"], cast["relu_1"]["response"]
+    assert other.dtype == np.float32
+    assert not np.array_equal(one, other)
+    np.testing.assert_allclose(one, other, rtol=0.05, atol=0.02)
+    assert (full.attrs["autocast"], cast.attrs["autocast"]) == ("none", "bfloat16")
+    assert cast.attrs["compute_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(10_000, False), ("0.01MB", False), ("1MB", True)])
+def test_the_size_is_known_before_and_may_be_limited(tmp_path, reused, stimuli, limit, fits):
+    lines = []
+    options = {"max_size": limit, "announce": lines.append}
+    if fits:
+        up.record(reused, stimuli, tmp_path / "s.h5", **options)
+        assert re.fullmatch(r"recording 2 layers of 26 stimuli: .* kB on disk, about 1 s", lines[0])
+    else:
+        with pytest.raises(
+            OptionError, match=r"would take \d+\.\d kB, more than max_size 10\.0 kB"
+        ):
+            up.record(reused, stimuli, tmp_path / "s.h5", **options)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_the_expected_size_is_that_of_the_file(tmp_path, pool):
+    lines = []
+    path = tmp_path / "s.h5"
+    up.record(networks.build_tiny(), make_stimuli(3000), path, pool=pool, announce=lines.append)
+    number, unit = re.search(r": (\d+\.\d) (.B) on disk", lines[0]).groups()
+    expected = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
+    size = path.stat().st_size
+    assert size <= expected <= 1.1 * size + 300_000
+
+
+class Branching(nn.Module):
+    """Takes the second layer only for stimuli that are bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ReLU()
+        self.second = nn.ReLU()
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x - 0.1).mean((2, 3)) if x.mean() > 0.4 else x.mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore::unitprobe.errors.UnitprobeWarning")
+def test_stimuli_that_do_not_reach_a_layer_are_nan_there_and_counted(
+    tmp_path, stimuli, small_shards
+):
+    images = torch.stack([stimuli[index][0] for index in range(26)])
+    bright = (images.relu().mean((1, 2, 3)) > 0.4).numpy()
+    order = np.argsort(~bright, kind="stable")  # the first stimulus has to reach all layers
+    bright, stimuli = bright[order], stimuli.select(order)
+    assert 0 < bright.sum() < 26
+    tree = up.record(Branching(), stimuli, tmp_path / "s.h5", layers="relu", batch_size=4)
+    missed = np.isnan(tree["second"]["response"]).all("unit")
+    np.testing.assert_array_equal(missed, ~bright)
+    assert tree["second"].attrs["unreached_stimuli"] == (~bright).sum()
+    assert "unreached_stimuli" not in tree["first"].attrs
+    assert not np.isnan(tree["first"]["response"]).any()
