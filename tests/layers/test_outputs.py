@@ -165,16 +165,17 @@ class Attending(nn.Module):
 
     input_size = (3, 8, 8)
 
-    def __init__(self, batch_first=True):
+    def __init__(self, batch_first=True, need_weights=False):
         super().__init__()
         self.patch = nn.Conv2d(3, 12, 4, 4)
         self.attention = nn.MultiheadAttention(12, 3, batch_first=batch_first)
+        self.need_weights = need_weights
 
-    def forward(self, x, need_weights=False):
+    def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)
         if not self.attention.batch_first:
             x = x.transpose(0, 1)
-        out, self.weights = self.attention(x, x, x, need_weights=need_weights)
+        out, _ = self.attention(x, x, x, need_weights=self.need_weights)
         return out if self.attention.batch_first else out.transpose(0, 1)
 
 
@@ -207,6 +208,18 @@ class TestAttention:
         expected = [projected, values.permute(0, 3, 1, 2), out, out]
         for (name, activation), value in zip(seen.items(), expected, strict=True):
             torch.testing.assert_close(activation, value, rtol=0, atol=1e-6, msg=name)
+
+    def test_asking_for_the_weights_as_well_gives_the_same_values(self):
+        fused, written_out = Attending().eval(), Attending(need_weights=True).eval()
+        written_out.load_state_dict(fused.state_dict())
+        images = torch.randn(3, 3, 8, 8)
+        with Probe(fused, "attention.scaled*", pool="none") as probe:
+            (expected,) = probe(images).values()
+        with Probe(written_out, "attention.bmm_1", pool="none") as probe:
+            (values,) = probe(images).values()  # (stimulus, unit, head, token)
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-6)
+        weights = by_name(written_out)["attention[1]"]
+        assert (weights.shape, weights.unit_axis) == ((1, 4, 4), None)
 
     def test_looking_inside_does_not_change_what_the_network_computes(self):
         model = Attending().eval()

@@ -136,8 +136,8 @@ class Layer:
     Notes
     -----
     What `nn.MultiheadAttention` runs has an address too: ``attn.linear`` is its input projection,
-    ``attn.scaled_dot_product_attention`` (or ``attn.bmm``, where weights are asked for) the values
-    that were attended to, the last ``attn.linear_1`` its output projection, ``attn[0]`` its output.
+    ``attn.scaled_dot_product_attention`` the values that were attended to (``attn.bmm_1`` where the
+    weights are asked for as well), ``attn.linear_1`` its output projection, ``attn[0]`` its output.
     An `nn.LSTM` with ``batch_first=False`` takes its first axis as time steps. If the network gives
     it (token, stimulus, unit), its layer ``lstm[0]`` is (stimulus, token, unit) all the same; if
     it gives it the stimuli first, they are mixed with one another, and the layer has no units.
