@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from unitprobe import metrics
 from unitprobe.errors import ResponseError
 from unitprobe.inference import class_selectivity_null
-from unitprobe.layers import Layer
-from unitprobe.probe import Probe
+from unitprobe.layers import Layer, evaluating
+from unitprobe.probe import Probe, watch_layers
+from unitprobe.responses import pool_activation
 
 #: Of each layer, (stimulus, unit).
 Responses = dict[str, Tensor]
@@ -75,7 +77,6 @@ class Evaluation:
         image_size: int,
     ) -> None:
         self._module = module
-        self._selection = selection
         self._mean, self._std = mean, std
         device = next(module.parameters()).device
         self._example = torch.zeros(2, 3, image_size, image_size, device=device)
@@ -139,21 +140,22 @@ class Evaluation:
 
     def _passes(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Responses, Tensor]]:
         """Yield logits, responses by layer and labels of each batch."""
-        logits: list[Tensor] = []
-        handle = self._module.register_forward_hook(
-            lambda module, arguments, output: logits.append(output)
-        )
-        try:
-            with Probe(self._module, layers=self._selection) as probe:
-                probe.resolve(self._example)
-                for batch, chosen in zip(
-                    torch.split(images, _BATCH_SIZE), torch.split(labels, _BATCH_SIZE), strict=True
-                ):
-                    responses = probe(to_inputs(batch, self._mean, self._std))
-                    yield logits[-1], responses, chosen
-                    logits.clear()
-        finally:
-            handle.remove()
+        responses: Responses = {}
+
+        def keep(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
+            assert layer.unit_axis is not None
+            responses[layer.name] = pool_activation(activation, layer.unit_axis, "mean")
+
+        # A Probe stops the network after its last layer, and here the logits are needed.
+        with watch_layers(self._module, self.layers, keep) as watcher:
+            for batch, chosen in zip(
+                torch.split(images, _BATCH_SIZE), torch.split(labels, _BATCH_SIZE), strict=True
+            ):
+                inputs = to_inputs(batch, self._mean, self._std)
+                with evaluating(self._module), torch.no_grad(), watcher.alone():
+                    logits = self._module(inputs)
+                yield logits, responses, chosen
+                responses.clear()
 
 
 def _measure(responses: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> LayerMeasures:
