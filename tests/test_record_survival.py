@@ -72,6 +72,20 @@ def run_script(script, *arguments, timeout=280):
     return done.stdout
 
 
+def test_killed_while_it_clears_up_it_can_be_recorded_again(tmp_path, interrupted, monkeypatch):
+    pytest.importorskip("hdf5plugin")
+    # The order in which a folder is deleted is the file system's; a kill leaves any part of it.
+    network, stimuli = networks.build_tiny(), make_stimuli(60)
+    folder = Path(f"{interrupted}.partial")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: (folder / "structure").unlink())
+        up.record(network, stimuli, interrupted, compression="zstd")
+    assert folder.exists()
+    before = interrupted.read_bytes()
+    up.record(network, stimuli, interrupted, compression="zstd", overwrite=True)
+    assert interrupted.read_bytes() == before
+
+
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_killed_at_any_moment_it_ends_with_the_same_file(tmp_path, compression):
     if compression:

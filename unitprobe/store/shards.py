@@ -198,7 +198,8 @@ class Shards:
         self.remove()
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder; the data first, without which whatever is left counts for nothing."""
+        self._data.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
@@ -254,12 +255,12 @@ class Shards:
     def _restore_structure(self) -> None:
         """Write the structure over that of the file: whatever happened to it, it is whole now."""
         with writing(self._data):
-            header, _, rest = self._structure.read_bytes().partition(b"\n")
             try:
+                header, _, rest = self._structure.read_bytes().partition(b"\n")
                 size, extents = json.loads(header)
                 if sum(length for _, length in extents) != len(rest):
                     raise ValueError("truncated")
-            except (ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError) as error:
                 raise StoreError(
                     f"{self._structure} is damaged ({error}); begin anew with resume=False "
                     "(--no-resume)"
