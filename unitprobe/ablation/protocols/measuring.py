@@ -165,6 +165,11 @@ class _Sums:
 
     def add(self, responses: Tensor, labels: Tensor, probabilities: Tensor) -> None:
         """Take in the responses (stimulus, unit) of a batch."""
+        if self._signed == "refuse" and bool((responses < 0).any()):
+            raise ResponseError(
+                f"layer {self._layer!r} has negative responses, which class selectivity is not "
+                "made for; choose signed='rectify' or 'allow' (--signed), or layers after a ReLU"
+            )
         try:
             allowed = metrics.apply_sign_policy(responses, self._signed)
         except ResponseError as error:
