@@ -1,0 +1,313 @@
+"""A network as a graph of operations, with the places of its layers marked in it.
+
+The graph comes from `torch.export`, for any number of stimuli. While it is captured, the layers
+are watched as everywhere else (`probe.watch_layers`), and each activation is handed on through an
+operation of our own, ``unitprobe::place``. So a layer's place in the graph is exactly where the
+full sweep replaces its activation, in-place operations and modules called twice included.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from unitprobe.errors import ModelError
+from unitprobe.layers import Layer, evaluating
+from unitprobe.models import Network
+from unitprobe.probe import watch_layers
+
+aten = torch.ops.aten
+
+# Operations that hand on what they get, in evaluation mode and on one device.
+_IDENTITIES = frozenset(
+    (aten.clone.default, aten.alias.default, aten.detach.default, aten.dropout.default)
+    + (aten.feature_dropout.default, aten.contiguous.default, aten.lift_fresh_copy.default)
+)
+_BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+
+
+@dataclass(frozen=True)
+class Batched:
+    """Where the stimuli lie in a value: along `axis`, each `times` times in a row."""
+
+    axis: int
+    times: int
+
+
+@dataclass(frozen=True)
+class NetworkGraph:
+    """A captured network.
+
+    Attributes
+    ----------
+    nodes : list of fx.Node
+        Operations in the order of execution; those that no output needs are left out.
+    images, output : fx.Node
+        The stimuli, and the logits.
+    places : dict of str to fx.Node
+        By name of the layer, the node that hands on its activation.
+    constants : dict of fx.Node to Tensor
+        Parameters and other tensors that do not depend on the stimuli.
+    batched : dict of fx.Node to Batched
+        Nodes with a value that depends on the number of stimuli, and where they lie in it.
+    sizes : dict of fx.Node to int
+        Of each number that is a multiple of the number of stimuli, how many for each.
+    """
+
+    nodes: list[fx.Node]
+    images: fx.Node
+    output: fx.Node
+    places: dict[str, fx.Node]
+    constants: dict[fx.Node, Tensor]
+    batched: dict[fx.Node, Batched]
+    sizes: dict[fx.Node, int]
+
+    @cached_property
+    def last_use(self) -> dict[fx.Node, list[fx.Node]]:
+        """Values other than the logits that no later node needs, by the node that is last."""
+        users = {source: node for node in self.nodes for source in node.all_input_nodes}
+        last_use: dict[fx.Node, list[fx.Node]] = {}
+        for source, user in users.items():
+            if source is not self.output:
+                last_use.setdefault(user, []).append(source)
+        return last_use
+
+    def bytes_of_stimulus(self, node: fx.Node) -> int:
+        """Return the size of a node's value for one stimulus; 0 if it does not depend on them."""
+        place = self.batched.get(node)
+        if place is None:
+            return 0
+        value = node.meta["val"]
+        others = [size for axis, size in enumerate(value.shape) if axis != place.axis]
+        return int(math.prod(others)) * place.times * int(value.element_size())
+
+
+def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) -> NetworkGraph:
+    """Capture a network.
+
+    Parameters
+    ----------
+    network : Network
+        A network that is in evaluation mode.
+    layers : sequence of Layer
+        Layers whose places are wanted.
+    example : Tensor
+        Two stimuli or more, (stimulus, channel, y, x), on the network's device.
+
+    Raises
+    ------
+    ModelError
+        It cannot be captured: its path depends on the data, or on the number of stimuli.
+    """
+    place = _place_operation()
+    numbers = {layer.name: number for number, layer in enumerate(layers)}
+
+    def mark(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor:
+        marked: Tensor = place(activation, numbers[layer.name])
+        return marked
+
+    module = network.module
+    stimuli = torch.export.Dim("stimuli", min=2, max=2**31 - 1)
+    try:
+        with (
+            warnings.catch_warnings(),
+            evaluating(module),
+            torch.no_grad(),
+            watch_layers(module, layers, mark) as watcher,
+            watcher.alone(),
+        ):
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                module, (example,), dynamic_shapes=({0: stimuli},), strict=False
+            ).run_decompositions({})
+    except Exception as error:  # whatever the network does may fail in any way
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise ModelError(f"{network.name} cannot be captured as a graph: {reason}") from error
+    return _read(network, program, layers)
+
+
+@cache
+def _place_operation() -> Any:
+    """Register the operation that marks a place; once, and only when a graph is wanted."""
+
+    @torch.library.custom_op("unitprobe::place", mutates_args=())
+    def place(activation: Tensor, number: int) -> Tensor:
+        return activation.clone()
+
+    @place.register_fake
+    def _(activation: Tensor, number: int) -> Tensor:
+        return torch.empty_like(activation)
+
+    return place
+
+
+def is_place(node: fx.Node) -> bool:
+    """Tell whether a node hands on the activation of a layer."""
+    return node.target is torch.ops.unitprobe.place.default
+
+
+def _read(
+    network: Network, program: torch.export.ExportedProgram, layers: Sequence[Layer]
+) -> NetworkGraph:
+    graph = program.graph
+    signature = program.graph_signature
+    tensors: dict[str, Any] = {**program.state_dict, **program.constants}
+    names: Mapping[str, str] = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    constants = {
+        node: tensors[names[node.name]].detach() for node in placeholders if node.name in names
+    }
+    images = next(node for node in placeholders if node not in constants)
+    _drop_identities(graph)
+    graph.eliminate_dead_code()
+    if all(tensor.dtype != torch.bfloat16 for tensor in constants.values()):
+        _fold_batch_norms(graph, constants)
+    (output,) = graph.output_node().args[0]  # type: ignore[misc]
+    needed = _ancestors(output)
+    nodes = [node for node in graph.nodes if node.op == "call_function" and node in needed]
+    places = {layers[node.args[1]].name: node for node in nodes if is_place(node)}  # type: ignore[index]
+    missed = [layer.name for layer in layers if layer.name not in places]
+    if missed or not isinstance(output, fx.Node):
+        raise ModelError(
+            f"{network.name}: the graph has no place for layer {missed[0]!r}, which the logits do "
+            "not depend on" if missed else f"{network.name} gives no logits"
+        )
+    batched, sizes = _follow_stimuli(network, images, nodes)
+    return NetworkGraph(nodes, images, output, places, constants, batched, sizes)
+
+
+def _follow_stimuli(
+    network: Network, images: fx.Node, nodes: Sequence[fx.Node]
+) -> tuple[dict[fx.Node, Batched], dict[fx.Node, int]]:
+    symbol = images.meta["val"].shape[0].node.expr
+    batched = {images: Batched(0, 1)}
+    sizes = {}
+    for node in nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            sizes[node] = value.node.expr / symbol
+            continue
+        if not isinstance(value, Tensor):
+            continue
+        axes = [n for n, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
+        if not axes:
+            continue
+        times = [value.shape[axis].node.expr / symbol for axis in axes]
+        if len(axes) > 1 or not times[0].is_Integer:
+            raise ModelError(
+                f"{network.name} spreads the stimuli over the axes of {node.name} in a way that "
+                "cannot be followed"
+            )
+        batched[node] = Batched(axes[0], int(times[0]))
+    wrong = [node for node, times in sizes.items() if not times.is_Integer]
+    if wrong:
+        raise ModelError(
+            f"{network.name} computes {wrong[0].name} from the number of stimuli in a way that "
+            "cannot be followed"
+        )
+    return batched, {node: int(times) for node, times in sizes.items()}
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found, waiting = {node}, [node]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found
+
+
+def _drop_identities(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        source = node.args[0] if node.args else None
+        if node.target is aten.copy.default:
+            source = node.args[1]
+        elif node.target not in _IDENTITIES:
+            continue
+        before, after = (getattr(n, "meta", {}).get("val") for n in (source, node))
+        if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+            continue
+        if before.shape == after.shape and before.dtype == after.dtype:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _fold_batch_norms(graph: fx.Graph, constants: dict[fx.Node, Tensor]) -> None:
+    """Make each batch norm part of the convolution before it, or one product and sum."""
+    for norm in [node for node in graph.nodes if node.target is _BATCH_NORM]:
+        source, *parameters = norm.args[:5]
+        if any(user.target is not operator.getitem or user.args[1] != 0 for user in norm.users):
+            continue
+        given = [None if node is None else constants.get(node) for node in parameters]
+        mean, variance = given[2], given[3]
+        if mean is None or variance is None:
+            continue
+        scale = (variance.double() + norm.args[6]).rsqrt()
+        if given[0] is not None:
+            scale = scale * given[0].double()
+        shift = -mean.double() * scale
+        if given[1] is not None:
+            shift = shift + given[1].double()
+        convolution = _convolution_of(source, constants)
+        with graph.inserting_before(norm):
+            if convolution is None:
+                add = _constants(graph, constants, (scale, shift), mean.dtype)
+                folded = graph.call_function(scale_and_shift, (source, *add))
+            else:
+                weight, bias = convolution
+                shift = shift if bias is None else shift + bias.double() * scale
+                wide = weight.double() * scale.view(-1, *(1,) * (weight.ndim - 1))
+                add = _constants(graph, constants, (wide, shift), weight.dtype)
+                rest = source.args[3:]
+                folded = graph.call_function(source.target, (source.args[0], *add, *rest))
+        folded.meta["val"] = source.meta["val"]
+        for user in list(norm.users):
+            user.replace_all_uses_with(folded)
+            graph.erase_node(user)
+        graph.erase_node(norm)
+
+
+def _convolution_of(
+    node: fx.Node, constants: Mapping[fx.Node, Tensor]
+) -> tuple[Tensor, Tensor | None] | None:
+    """Return weight and bias of a convolution that only the batch norm after it reads."""
+    if node.target is not aten.conv2d.default or len(node.users) > 1 or node.kwargs:
+        return None
+    weight = constants.get(node.args[1])  # type: ignore[call-overload]
+    bias = node.args[2] if len(node.args) > 2 else None
+    if weight is None or (bias is not None and bias not in constants):
+        return None
+    return weight, None if bias is None else constants[bias]  # type: ignore[index]
+
+
+def _constants(
+    graph: fx.Graph,
+    constants: dict[fx.Node, Tensor],
+    values: Sequence[Tensor],
+    dtype: torch.dtype,
+) -> list[fx.Node]:
+    added = []
+    for value in values:
+        node = graph.create_node("get_attr", f"folded_{len(constants)}")
+        constants[node] = value.to(dtype)
+        added.append(node)
+    return added
+
+
+def scale_and_shift(activation: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return a batch norm in evaluation mode: units of axis 1 times `scale`, plus `shift`."""
+    shape = (-1, *(1,) * (activation.ndim - 2))
+    return torch.addcmul(shift.view(shape), activation, scale.view(shape))

@@ -1,0 +1,302 @@
+"""The engine that computes only what an ablated unit reaches.
+
+The network runs as a graph (`graph`). Its intact values are kept where an ablated layer's suffix,
+all that depends on the layer, reads them. Many ablations of one layer run through the suffix
+together (`variants`): as long as units are treated apart, only the ablated ones (`narrow`), and
+convolutions of small maps with fewer multiplications (`small_maps`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.graph import Batched, NetworkGraph, is_place
+from unitprobe.ablation.narrow import Narrow
+from unitprobe.ablation.replacements import Batch, Replacement
+from unitprobe.ablation.targets import Targets
+from unitprobe.ablation.variants import Suffix, VariantRun, small_map_convolutions
+from unitprobe.errors import ModelError, OptionError
+
+#: Computes the logits (target, stimulus, output) of some targets.
+Job: TypeAlias = Callable[[], Tensor]
+
+# What a run holds at a time should stay in a processor's cache.
+_CACHE_BYTES = 16 * 2**20
+
+
+class SuffixEngine:
+    """Computes ablated logits from what the ablated layer reaches.
+
+    On a processor, each of PyTorch's threads runs ablations of its own.
+
+    Parameters
+    ----------
+    graph : NetworkGraph
+        A classifier.
+    swept : sequence of Targets
+        What will be ablated.
+    memory : int
+        Bytes for what is kept and computed at a time, beside the weights.
+    """
+
+    method = "suffix"
+
+    def __init__(self, graph: NetworkGraph, swept: Sequence[Targets], memory: int) -> None:
+        self._graph = graph
+        self._memory = memory
+        self._suffixes = {
+            targets.layer.name: Suffix.of(graph, graph.places[targets.layer.name])
+            for targets in swept
+        }
+        self._constants = {node: _channels_last(value) for node, value in graph.constants.items()}
+        numbers = [value for value in graph.constants.values() if value.is_floating_point()]
+        # A half-precision result depends on the way it is computed: keep to the network's own.
+        self._exact = all(value.dtype in (torch.float32, torch.float64) for value in numbers)
+        reached = {node: None for one in self._suffixes.values() for node in one.nodes}
+        self._convolutions = small_map_convolutions(graph, reached, memory // 4)
+        on_processor = all(value.device.type == "cpu" for value in numbers)
+        self._workers = torch.get_num_threads() if on_processor else 1
+        #: By layer, the intact values that its suffix reads.
+        self._read: dict[str, set[fx.Node]] = {}
+        self._keeps_all = True
+        self._intact: Mapping[fx.Node, Any] = {}
+        self._batch: Batch | None = None
+
+    def check(self, batch: Batch, swept: Sequence[Targets], full: FullEngine) -> None:
+        """Compare with the full engine on a few stimuli, and learn which values are read.
+
+        Raises
+        ------
+        ModelError
+            The logits differ.
+        """
+        expected = full.begin(batch)
+        self._batch = batch
+        self._intact = self._run_intact(batch.images, None)
+        self._compare("the intact network", self._intact[self._graph.output], expected)
+        for targets in swept:
+            few = Targets(targets.layer, targets.groups[:2], targets.directions)
+            reader = _Reader(self._intact)
+            found = torch.cat(list(self._ablated(few, _another, reader, workers=1)))
+            self._read[targets.layer.name] = reader.read
+            expected = torch.cat(list(full.ablated(few, _another)))
+            self._compare(f"layer {targets.layer.name!r}", found, expected)
+        self._intact = {}
+
+    def _compare(self, what: str, found: Tensor, expected: Tensor) -> None:
+        difference = float((found - expected).abs().max())
+        bound = (1e-4 if self._exact else 3e-2) * max(1.0, float(expected.abs().max()))
+        if not difference <= bound:
+            raise ModelError(
+                f"its graph gives other logits for {what}: they differ by {difference:.2g}"
+            )
+
+    def fit(self, batch_size: int) -> int:
+        """Return how many stimuli of a batch fit the memory, and choose what is kept.
+
+        Raises
+        ------
+        OptionError
+            Not even one does.
+        """
+        held = {name: self._bytes(read) for name, read in self._read.items()}
+        run = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values()) * self._workers
+        everything = self._bytes(set().union(*self._read.values()))
+        free = self._memory - sum(one.bytes for one in self._convolutions.values())
+        self._keeps_all = (everything + run) * batch_size <= free
+        needed = everything if self._keeps_all else max(held.values())
+        most = free // (needed + run)
+        if most < 1:
+            raise OptionError(
+                f"memory={self._memory / 1e6:.0f} MB does not hold one stimulus, which takes "
+                f"{(needed + run) / 1e6:.0f} MB; give more, or method='full'"
+            )
+        return min(batch_size, most)
+
+    def _bytes(self, nodes: set[fx.Node]) -> int:
+        return sum(map(self._graph.bytes_of_stimulus, nodes))
+
+    def begin(self, batch: Batch) -> Tensor:
+        """Take the next batch; return the intact logits (stimulus, output)."""
+        self._batch = batch
+        kept = set().union(*self._read.values()) if self._keeps_all else set()
+        self._intact = self._run_intact(batch.images, kept)
+        logits: Tensor = self._intact[self._graph.output]
+        return logits
+
+    def ablated(self, targets: Targets, replacement: Replacement) -> Iterator[Tensor]:
+        """Yield the logits (target, stimulus, output) of some targets at a time, in order."""
+        assert self._batch is not None
+        intact = self._intact
+        if not self._keeps_all:
+            intact = self._run_intact(self._batch.images, self._read[targets.layer.name])
+        yield from self._ablated(targets, replacement, intact, self._workers)
+
+    def _run_intact(self, images: Tensor, kept: set[fx.Node] | None) -> dict[fx.Node, Any]:
+        graph = self._graph
+        values: dict[fx.Node, Any] = {graph.images: _channels_last(images), **self._constants}
+        for node in graph.nodes:
+            if node in graph.sizes:
+                values[node] = graph.sizes[node] * len(images)
+            elif is_place(node):
+                values[node] = values[node.args[0]]  # type: ignore[index]
+            else:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            for source in graph.last_use.get(node, ()):
+                if kept is not None and source not in kept and source not in self._constants:
+                    del values[source]
+        return values
+
+    def _ablated(
+        self,
+        targets: Targets,
+        replacement: Replacement,
+        intact: Mapping[fx.Node, Any],
+        workers: int,
+    ) -> Iterator[Tensor]:
+        assert self._batch is not None
+        suffix = self._suffixes[targets.layer.name]
+        fitting = max(1, min(_CACHE_BYTES, self._memory // 8) // suffix.bytes_of_stimulus)
+        count = max(1, min(fitting // len(self._batch.images), -(-len(targets) // workers)))
+        parts = [
+            Targets(targets.layer, targets.groups[first : first + count], targets.directions)
+            for first in range(0, len(targets), count)
+        ]
+        plain = self._graph.batched[suffix.place] == Batched(0, 1)
+        if self._exact and plain and targets.single_units is not None:
+            jobs = self._unit_jobs(parts, targets, replacement, suffix, intact)
+        else:
+            jobs = self._whole_jobs(parts, replacement, suffix, intact)
+        yield from _run_in_order(jobs, workers)
+
+    def _unit_jobs(
+        self,
+        parts: Sequence[Targets],
+        targets: Targets,
+        replacement: Replacement,
+        suffix: Suffix,
+        intact: Mapping[fx.Node, Any],
+    ) -> Iterator[Job]:
+        """Single units: what replaces them, and whether it changes anything, at once."""
+        batch, units = self._batch, targets.single_units
+        assert batch is not None
+        assert units is not None
+        assert targets.layer.unit_axis is not None
+        activation = intact[suffix.place]
+        axis = targets.layer.unit_axis % activation.ndim
+        old = targets.coordinates(activation, units)
+        new = replacement(targets, units, old, batch).expand_as(old)
+        changes = (new != old).transpose(0, 1).flatten(1).any(1)
+        first = 0
+        for part in parts:
+            rows = slice(first, first + len(part))
+            first += len(part)
+            which = changes[rows].nonzero().flatten() + rows.start
+            some = torch.as_tensor(units, device=activation.device)[which]
+            values = new[:, which].movedim(1, axis)
+            narrow = Narrow(values, axis, some, activation)
+            yield partial(self._unit_logits, suffix, narrow, changes[rows], intact)
+
+    def _unit_logits(
+        self, suffix: Suffix, narrow: Narrow, changes: Tensor, intact: Mapping[fx.Node, Any]
+    ) -> Tensor:
+        untouched: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
+        if len(narrow.units) == 0:
+            return untouched
+        found = self._logits(suffix, narrow, len(narrow.units), intact)
+        if len(found) == len(changes):
+            return found
+        logits = untouched.clone()
+        logits[changes] = found
+        return logits
+
+    def _whole_jobs(
+        self,
+        parts: Sequence[Targets],
+        replacement: Replacement,
+        suffix: Suffix,
+        intact: Mapping[fx.Node, Any],
+    ) -> Iterator[Job]:
+        """Groups of units and directions: whole activations, one variant after another."""
+        batch = self._batch
+        assert batch is not None
+        activation = intact[suffix.place]
+        for part in parts:
+            variants = [
+                part.replace(
+                    activation,
+                    group,
+                    replacement(part, group, part.coordinates(activation, group), batch),
+                )
+                for group in part.groups
+            ]
+            start = torch.cat(variants, self._graph.batched[suffix.place].axis)
+            yield partial(self._logits, suffix, start, len(part), intact)
+
+    def _logits(
+        self, suffix: Suffix, start: Tensor | Narrow, count: int, intact: Mapping[fx.Node, Any]
+    ) -> Tensor:
+        assert self._batch is not None
+        stimuli = len(self._batch.images)
+        run = VariantRun(self._graph, suffix, intact, self._convolutions, count, stimuli)
+        with torch.no_grad():  # which each thread sets for itself
+            return run.logits(start)
+
+
+def _run_in_order(jobs: Iterable[Job], workers: int) -> Iterator[Tensor]:
+    """Yield what jobs return, in their order; each of several workers computes in one thread."""
+    if workers == 1:
+        for job in jobs:
+            yield job()
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    waiting: deque[Future[Tensor]] = deque()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _another(
+    targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch
+) -> Tensor:
+    """A replacement that leaves no value as it is."""
+    return intact + 1
+
+
+class _Reader(Mapping[fx.Node, Any]):
+    """The intact values; remembers which were read."""
+
+    def __init__(self, values: Mapping[fx.Node, Any]) -> None:
+        self._values = values
+        self.read: set[fx.Node] = set()
+
+    def __getitem__(self, node: fx.Node) -> Any:
+        self.read.add(node)
+        return self._values[node]
+
+    def __iter__(self) -> Iterator[fx.Node]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value

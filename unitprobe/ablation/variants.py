@@ -1,0 +1,262 @@
+"""Run the part of a network that an ablated layer reaches, for several ablations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from unitprobe.ablation.graph import NetworkGraph, is_place
+from unitprobe.ablation.narrow import Narrow, apply_rule, tile
+from unitprobe.ablation.small_maps import SmallMapConvolution
+
+aten = torch.ops.aten
+
+_IN_PLACE: dict[Any, Any] = {
+    aten.relu.default: aten.relu_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.hardswish.default: aten.hardswish_.default,
+}
+_ARITHMETIC: dict[Any, Any] = {
+    aten.add.Tensor: aten.add_.Tensor,
+    aten.sub.Tensor: aten.sub_.Tensor,
+    aten.mul.Tensor: aten.mul_.Tensor,
+}
+_MAKE_NEW = frozenset((aten.conv2d.default, aten.linear.default, *_ARITHMETIC))
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """What depends on one place of a graph.
+
+    Attributes
+    ----------
+    place : fx.Node
+        Where the activation of the layer is handed on.
+    nodes : list of fx.Node
+        What depends on it, in order of execution.
+    last_use : dict of fx.Node to list of fx.Node
+        Values that nothing needs any more after a node.
+    bytes_of_stimulus : int
+        The most that is held at a time, for one stimulus of one variant.
+    """
+
+    place: fx.Node
+    nodes: list[fx.Node]
+    last_use: dict[fx.Node, list[fx.Node]]
+    bytes_of_stimulus: int
+
+    @classmethod
+    def of(cls, graph: NetworkGraph, place: fx.Node) -> Suffix:
+        """Return the suffix of a place."""
+        reached = {place}
+        nodes = []
+        for node in graph.nodes:
+            if node not in reached and any(source in reached for source in node.all_input_nodes):
+                reached.add(node)
+                nodes.append(node)
+        users = {
+            source: node for node in nodes for source in node.all_input_nodes if source in reached
+        }
+        last_use: dict[fx.Node, list[fx.Node]] = {}
+        for source, user in users.items():
+            if source is not graph.output:
+                last_use.setdefault(user, []).append(source)
+        held = most = graph.bytes_of_stimulus(place)
+        for node in nodes:
+            held += graph.bytes_of_stimulus(node)
+            most = max(most, held)
+            held -= sum(map(graph.bytes_of_stimulus, last_use.get(node, ())))
+        return cls(place, nodes, last_use, most)
+
+
+class VariantRun:
+    """One run of a suffix for several variants of its layer's activation.
+
+    Parameters
+    ----------
+    graph : NetworkGraph
+        The network.
+    suffix : Suffix
+        What is run.
+    intact : mapping of fx.Node to value
+        Values of the intact network, constants among them.
+    convolutions : mapping of fx.Node to SmallMapConvolution
+        Convolutions that are computed this way.
+    count, stimuli : int
+        Number of variants, and of stimuli of each.
+    """
+
+    def __init__(
+        self,
+        graph: NetworkGraph,
+        suffix: Suffix,
+        intact: Mapping[fx.Node, Any],
+        convolutions: Mapping[fx.Node, SmallMapConvolution],
+        count: int,
+        stimuli: int,
+    ) -> None:
+        self._graph = graph
+        self._suffix = suffix
+        self._intact = intact
+        self._convolutions = convolutions
+        self._count = count
+        self._stimuli = stimuli
+        self._values: dict[fx.Node, Any] = {}
+
+    def logits(self, start: Tensor | Narrow) -> Tensor:
+        """Return the logits (variant, stimulus, output) that follow from ablated activations.
+
+        Parameters
+        ----------
+        start : Tensor or Narrow
+            The activations of all variants, one variant after another along the stimuli.
+        """
+        values = self._values = {self._suffix.place: start}
+        for node in self._suffix.nodes:
+            if is_place(node):
+                values[node] = values[node.args[0]]
+            else:
+                values[node] = self._compute(node)
+            for source in self._suffix.last_use.get(node, ()):
+                values.pop(source, None)
+        output = self._graph.output
+        if output not in values:
+            return self._intact[output].expand(self._count, -1, -1)
+        logits: Tensor = self._whole(output).unflatten(0, (self._count, self._stimuli))
+        return logits
+
+    def _compute(self, node: fx.Node) -> Any:
+        varied = [source for source in node.all_input_nodes if source in self._values]
+        if all(isinstance(self._values[source], Narrow) for source in varied):
+            found = self._compute_narrow(node)
+            if found is not None:
+                return found
+        if node in self._convolutions:
+            return self._convolve(node)
+        if node.target in _ARITHMETIC and not node.kwargs:
+            found = self._combine(node)
+            if found is not None:
+                return found
+        target = node.target
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._whole)
+        if target in _IN_PLACE and self._is_free(node.args[0]):
+            target = _IN_PLACE[target]
+        return target(*args, **kwargs)  # type: ignore[operator]
+
+    def _compute_narrow(self, node: fx.Node) -> Any:
+        output = self._intact[node]
+        if not isinstance(output, Tensor):
+            return None
+
+        def given(source: fx.Node) -> Any:
+            if source in self._graph.sizes:
+                return self._graph.sizes[source] * self._stimuli
+            return self._values[source] if source in self._values else self._intact[source]
+
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), given)
+        return apply_rule(node.target, args, kwargs, output)
+
+    def _whole(self, node: fx.Node) -> Any:
+        """Return a value for all variants."""
+        if node in self._graph.sizes:
+            return self._graph.sizes[node] * self._count * self._stimuli
+        if node in self._values:
+            value = self._values[node]
+            if isinstance(value, Narrow):
+                value = self._values[node] = value.widen()
+            return value
+        place = self._graph.batched.get(node)
+        value = self._intact[node]
+        return value if place is None else tile(value, self._count, place.axis)
+
+    def _is_free(self, node: Any) -> bool:
+        """Tell whether a value is whole, in memory of its own, and read by one operation only."""
+        return (
+            isinstance(node, fx.Node)
+            and node.target in _MAKE_NEW
+            and len(node.users) == 1
+            and isinstance(self._values.get(node), Tensor)
+        )
+
+    def _convolve(self, node: fx.Node) -> Tensor:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        change = _position_first(self._whole(source)).unflatten(2, (self._count, -1))
+        change = change - _position_first(self._intact[source])[:, :, None]
+        mixed = self._convolutions[node](change.flatten(2, 3)).unflatten(2, (self._count, -1))
+        mixed += _position_first(self._intact[node])[:, :, None]
+        return mixed.flatten(2, 3).permute(2, 3, 0, 1)
+
+    def _combine(self, node: fx.Node) -> Tensor | None:
+        """Add, subtract or multiply activations without copies of intact ones."""
+        left, right = node.args[:2]
+        if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
+            return None
+        same = {self._graph.batched.get(left), self._graph.batched.get(right)}
+        place = same.pop()
+        if same or place is None or place.axis != 0 or not _have_one_shape(node, left, right):
+            return None
+        if node.target is not aten.sub.Tensor and not self._is_free(left):
+            left, right = right, left
+        one, other = self._values.get(left), self._values.get(right)
+        if not isinstance(one, Tensor):
+            return None
+        operation = node.target
+        if self._is_free(left):
+            operation = _ARITHMETIC[operation]
+        if isinstance(other, Tensor):
+            return operation(one, other)  # type: ignore[no-any-return, operator]
+        if isinstance(other, Narrow) and node.target is not aten.add.Tensor:
+            return None
+        intact = self._intact[right] if other is None else other.intact
+        by_variant = operation(one.unflatten(0, (self._count, -1)), intact)  # type: ignore[operator]
+        if isinstance(other, Narrow):
+            other.add_to(by_variant)
+        return by_variant.flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def _have_one_shape(node: fx.Node, *sources: fx.Node) -> bool:
+    shape = node.meta["val"].shape
+    return all(source.meta["val"].shape == shape for source in sources)
+
+
+def _position_first(maps: Tensor) -> Tensor:
+    """Return maps (stimulus, unit, y, x) as (y, x, stimulus, unit), in this order in memory."""
+    return maps.permute(2, 3, 0, 1).contiguous()
+
+
+def small_map_convolutions(
+    graph: NetworkGraph, nodes: Iterable[fx.Node], memory: int
+) -> dict[fx.Node, SmallMapConvolution]:
+    """Return the convolutions among some operations that few multiplications suffice for.
+
+    Parameters
+    ----------
+    graph : NetworkGraph
+        The network.
+    nodes : iterable of fx.Node
+        The operations.
+    memory : int
+        Bytes that their transformed kernels may take.
+    """
+    found: dict[fx.Node, SmallMapConvolution] = {}
+    for node in nodes:
+        if node.target is not aten.conv2d.default or node.kwargs:
+            continue
+        rest = (*node.args[3:], *((1, 1), (0, 0), (1, 1), 1)[len(node.args[3:]) :])
+        plain = [tuple(value) if isinstance(value, list | tuple) else value for value in rest]
+        weight = graph.constants.get(node.args[1])  # type: ignore[call-overload]
+        if weight is None or plain != [(1, 1), (1, 1), (1, 1), 1]:
+            continue
+        height, width = node.meta["val"].shape[2:]
+        if not SmallMapConvolution.suits(weight, height, width):
+            continue
+        memory -= SmallMapConvolution.bytes_of(weight, height, width)
+        if memory < 0:
+            break
+        found[node] = SmallMapConvolution(weight, height, width)
+    return found
