@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -24,12 +24,23 @@ from unitprobe.layers import Layer, evaluating
 from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
+#: A `torch.fx.Node`, whose arguments are typed as all that they may be.
+Node: TypeAlias = Any
+
 aten = torch.ops.aten
 
 # Operations that hand on what they get, in evaluation mode and on one device.
 _IDENTITIES = frozenset(
-    (aten.clone.default, aten.alias.default, aten.detach.default, aten.dropout.default)
-    + (aten.feature_dropout.default, aten.contiguous.default, aten.lift_fresh_copy.default)
+    getattr(aten, name).default
+    for name in [
+        "clone",
+        "alias",
+        "detach",
+        "dropout",
+        "feature_dropout",
+        "contiguous",
+        "lift_fresh_copy",
+    ]
 )
 _BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 
@@ -48,39 +59,39 @@ class NetworkGraph:
 
     Attributes
     ----------
-    nodes : list of fx.Node
+    nodes : list of Node
         Operations in the order of execution; those that no output needs are left out.
-    images, output : fx.Node
+    images, output : Node
         The stimuli, and the logits.
-    places : dict of str to fx.Node
+    places : dict of str to Node
         By name of the layer, the node that hands on its activation.
-    constants : dict of fx.Node to Tensor
+    constants : dict of Node to Tensor
         Parameters and other tensors that do not depend on the stimuli.
-    batched : dict of fx.Node to Batched
+    batched : dict of Node to Batched
         Nodes with a value that depends on the number of stimuli, and where they lie in it.
-    sizes : dict of fx.Node to int
+    sizes : dict of Node to int
         Of each number that is a multiple of the number of stimuli, how many for each.
     """
 
-    nodes: list[fx.Node]
-    images: fx.Node
-    output: fx.Node
-    places: dict[str, fx.Node]
-    constants: dict[fx.Node, Tensor]
-    batched: dict[fx.Node, Batched]
-    sizes: dict[fx.Node, int]
+    nodes: list[Node]
+    images: Node
+    output: Node
+    places: dict[str, Node]
+    constants: dict[Node, Tensor]
+    batched: dict[Node, Batched]
+    sizes: dict[Node, int]
 
     @cached_property
-    def last_use(self) -> dict[fx.Node, list[fx.Node]]:
+    def last_use(self) -> dict[Node, list[Node]]:
         """Values other than the logits that no later node needs, by the node that is last."""
         users = {source: node for node in self.nodes for source in node.all_input_nodes}
-        last_use: dict[fx.Node, list[fx.Node]] = {}
+        last_use: dict[Node, list[Node]] = {}
         for source, user in users.items():
             if source is not self.output:
                 last_use.setdefault(user, []).append(source)
         return last_use
 
-    def bytes_of_stimulus(self, node: fx.Node) -> int:
+    def bytes_of_stimulus(self, node: Node) -> int:
         """Return the size of a node's value for one stimulus; 0 if it does not depend on them."""
         place = self.batched.get(node)
         if place is None:
@@ -149,7 +160,7 @@ def _place_operation() -> Any:
     return place
 
 
-def is_place(node: fx.Node) -> bool:
+def is_place(node: Node) -> bool:
     """Tell whether a node hands on the activation of a layer."""
     return node.target is torch.ops.unitprobe.place.default
 
@@ -174,23 +185,23 @@ def _read(
     graph.eliminate_dead_code()
     if all(tensor.dtype != torch.bfloat16 for tensor in constants.values()):
         _fold_batch_norms(graph, constants)
-    (output,) = graph.output_node().args[0]  # type: ignore[misc]
+    (output,) = graph.output_node().args[0]
     needed = _ancestors(output)
     nodes = [node for node in graph.nodes if node.op == "call_function" and node in needed]
-    places = {layers[node.args[1]].name: node for node in nodes if is_place(node)}  # type: ignore[index]
+    places = {layers[node.args[1]].name: node for node in nodes if is_place(node)}
     missed = [layer.name for layer in layers if layer.name not in places]
-    if missed or not isinstance(output, fx.Node):
+    if missed:
         raise ModelError(
-            f"{network.name}: the graph has no place for layer {missed[0]!r}, which the logits do "
-            "not depend on" if missed else f"{network.name} gives no logits"
+            f"{network.name}: the logits do not depend on layer {missed[0]!r} alone, as far as its "
+            "graph tells"
         )
     batched, sizes = _follow_stimuli(network, images, nodes)
     return NetworkGraph(nodes, images, output, places, constants, batched, sizes)
 
 
 def _follow_stimuli(
-    network: Network, images: fx.Node, nodes: Sequence[fx.Node]
-) -> tuple[dict[fx.Node, Batched], dict[fx.Node, int]]:
+    network: Network, images: Node, nodes: Sequence[Node]
+) -> tuple[dict[Node, Batched], dict[Node, int]]:
     symbol = images.meta["val"].shape[0].node.expr
     batched = {images: Batched(0, 1)}
     sizes = {}
@@ -201,10 +212,11 @@ def _follow_stimuli(
             continue
         if not isinstance(value, Tensor):
             continue
-        axes = [n for n, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
+        shape: Any = value.shape
+        axes = [n for n, size in enumerate(shape) if isinstance(size, torch.SymInt)]
         if not axes:
             continue
-        times = [value.shape[axis].node.expr / symbol for axis in axes]
+        times = [shape[axis].node.expr / symbol for axis in axes]
         if len(axes) > 1 or not times[0].is_Integer:
             raise ModelError(
                 f"{network.name} spreads the stimuli over the axes of {node.name} in a way that "
@@ -220,7 +232,7 @@ def _follow_stimuli(
     return batched, {node: int(times) for node, times in sizes.items()}
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
+def _ancestors(node: Node) -> set[Node]:
     found, waiting = {node}, [node]
     while waiting:
         for source in waiting.pop().all_input_nodes:
@@ -245,7 +257,7 @@ def _drop_identities(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _fold_batch_norms(graph: fx.Graph, constants: dict[fx.Node, Tensor]) -> None:
+def _fold_batch_norms(graph: fx.Graph, constants: dict[Node, Tensor]) -> None:
     """Make each batch norm part of the convolution before it, or one product and sum."""
     for norm in [node for node in graph.nodes if node.target is _BATCH_NORM]:
         source, *parameters = norm.args[:5]
@@ -281,24 +293,24 @@ def _fold_batch_norms(graph: fx.Graph, constants: dict[fx.Node, Tensor]) -> None
 
 
 def _convolution_of(
-    node: fx.Node, constants: Mapping[fx.Node, Tensor]
+    node: Node, constants: Mapping[Node, Tensor]
 ) -> tuple[Tensor, Tensor | None] | None:
     """Return weight and bias of a convolution that only the batch norm after it reads."""
     if node.target is not aten.conv2d.default or len(node.users) > 1 or node.kwargs:
         return None
-    weight = constants.get(node.args[1])  # type: ignore[call-overload]
+    weight = constants.get(node.args[1])
     bias = node.args[2] if len(node.args) > 2 else None
     if weight is None or (bias is not None and bias not in constants):
         return None
-    return weight, None if bias is None else constants[bias]  # type: ignore[index]
+    return weight, None if bias is None else constants[bias]
 
 
 def _constants(
     graph: fx.Graph,
-    constants: dict[fx.Node, Tensor],
+    constants: dict[Node, Tensor],
     values: Sequence[Tensor],
     dtype: torch.dtype,
-) -> list[fx.Node]:
+) -> list[Node]:
     added = []
     for value in values:
         node = graph.create_node("get_attr", f"folded_{len(constants)}")

@@ -54,7 +54,7 @@ class Narrow:
         """Return the whole activations, (variant * stimulus, unit, ...)."""
         count = len(self.units)
         wide = tile(self.intact, count)
-        by_unit = wide.unflatten(0, (count, -1)).movedim(self.axis + 1, 1)
+        by_unit = split(wide, count).movedim(self.axis + 1, 1)
         by_unit[self._places, self.units] = self.values.movedim(self.axis, 0)
         return wide
 
@@ -81,9 +81,15 @@ def tile(value: Tensor, count: int, axis: int = 0) -> Tensor:
     return copies.flatten(axis, axis + 1) if count > 1 else value.clone()
 
 
+def split(value: Tensor, count: int, axis: int = 0) -> Tensor:
+    """Return an axis that holds `count` variants one after another as two axes."""
+    return value.view(*value.shape[:axis], count, -1, *value.shape[axis + 1 :])
+
+
 def is_channels_last(value: Tensor) -> bool:
     """Tell whether the units of a map lie next to each other in memory."""
-    return value.ndim == 4 and value.permute(0, 2, 3, 1).is_contiguous()
+    in_order = value.is_contiguous()  # as maps of one position are either way
+    return value.ndim == 4 and not in_order and value.permute(0, 2, 3, 1).is_contiguous()
 
 
 #: Gives what one operation makes of its arguments, of which one or more are `Narrow`, from them
@@ -117,7 +123,7 @@ def apply_rule(
 def _unit_by_unit(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
 ) -> Narrow | None:
-    """A function of one activation, or arithmetic of several, each unit by itself."""
+    """Apply a function of one activation, or arithmetic of several, to each unit by itself."""
     narrow = [value for value in args if isinstance(value, Narrow)]
     first = narrow[0]
     if output.shape != first.intact.shape or any(
@@ -147,7 +153,7 @@ def _of_units(value: Any, like: Narrow) -> Any:
 def _of_map(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
 ) -> Narrow | None:
-    """A pooling of maps (stimulus, unit, y, x)."""
+    """Pool maps (stimulus, unit, y, x)."""
     narrow = args[0]
     if not isinstance(narrow, Narrow) or narrow.axis != 1 or narrow.intact.ndim != 4:
         return None
@@ -181,7 +187,7 @@ def _mean(
 def _view(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
 ) -> Narrow | None:
-    """A pooled map (stimulus, unit, 1, 1) as (stimulus, unit)."""
+    """View a pooled map (stimulus, unit, 1, 1) as (stimulus, unit)."""
     narrow = args[0]
     if not isinstance(narrow, Narrow):
         return None
@@ -209,14 +215,54 @@ def _permute(
     return Narrow(narrow.values.permute(order), axis, narrow.units, output)
 
 
+def _slice(
+    operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
+) -> Narrow | None:
+    narrow, axis = args[0], args[1] if len(args) > 1 else 0
+    if not isinstance(narrow, Narrow) or axis % narrow.intact.ndim in (0, narrow.axis):
+        return None
+    return Narrow(operation(narrow.values, *args[1:]), narrow.axis, narrow.units, output)
+
+
+def _pad(
+    operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
+) -> Narrow | None:
+    """Pad positions, and units by further units."""
+    narrow, sizes, mode = args[0], list(args[1]), args[2] if len(args) > 2 else "constant"
+    if not isinstance(narrow, Narrow) or mode != "constant" or kwargs:
+        return None
+    sizes += [0, 0] * (narrow.intact.ndim - len(sizes) // 2)
+    before = [sizes[2 * (narrow.intact.ndim - 1 - axis)] for axis in range(narrow.intact.ndim)]
+    if before[0] or narrow.intact.shape[0] != output.shape[0]:
+        return None
+    place = 2 * (narrow.intact.ndim - 1 - narrow.axis)
+    sizes[place : place + 2] = [0, 0]
+    values = operation(narrow.values, sizes, *args[2:])
+    return Narrow(values, narrow.axis, narrow.units + before[narrow.axis], output)
+
+
+def _cat(
+    operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
+) -> Narrow | None:
+    """Join one narrow activation with intact ones along the unit axis."""
+    parts, axis = args[0], args[1] if len(args) > 1 else 0
+    places = [place for place, part in enumerate(parts) if isinstance(part, Narrow)]
+    narrow = parts[places[0]]
+    if len(places) > 1 or axis % output.ndim != narrow.axis:
+        return None
+    before = sum(part.shape[narrow.axis] for part in parts[: places[0]])
+    return Narrow(narrow.values, narrow.axis, narrow.units + before, output)
+
+
 def _convolution(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
 ) -> Narrow | Tensor | None:
     narrow, weight = args[:2]
     if kwargs or not isinstance(narrow, Narrow) or isinstance(weight, Narrow) or narrow.axis != 1:
         return None
-    defaults = (None, (1, 1), (0, 0), (1, 1), 1)
-    bias, stride, padding, dilation, groups = (*args[2:], *defaults[len(args) - 2 :])
+    defaults: list[Any] = [None, (1, 1), (0, 0), (1, 1), 1]
+    given = [*args[2:], *defaults[len(args) - 2 :]]
+    bias, stride, padding, dilation, groups = given
     if groups > 1:
         if weight.shape[1] != 1 or len(weight) != groups:
             return None
@@ -230,7 +276,7 @@ def _convolution(
         patches = change.reshape(stimuli, variants, 1, -1)
     else:
         maps = change.reshape(stimuli * variants, 1, *change.shape[2:])
-        patches = unfold(maps, kernel, list(dilation), list(padding), list(stride))
+        patches = unfold(maps, tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
         patches = patches.view(stimuli, variants, patches.shape[1], patches.shape[2])
     patches = patches.permute(1, 0, 3, 2).reshape(variants, -1, patches.shape[2])
     weights = weight.flatten(2)[:, narrow.units].permute(1, 2, 0)
@@ -256,11 +302,12 @@ def _linear(
 
 
 _POINTWISE = (
-    "relu relu6 leaky_relu elu celu selu softplus gelu silu mish sigmoid hardsigmoid log_sigmoid "
-    "hardswish hardtanh tanh softsign threshold neg abs exp sqrt rsqrt square pow clamp clamp_min "
-    "clamp_max add sub mul div rsub"
-).split()
-_POOLS = "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d".split()
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "softplus", "gelu", "silu", "mish"),
+    *("sigmoid", "hardsigmoid", "log_sigmoid", "hardswish", "hardtanh", "tanh", "softsign"),
+    *("threshold", "neg", "abs", "exp", "sqrt", "rsqrt", "square", "pow"),
+    *("clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div", "rsub"),
+)
+_POOLS = ["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"]
 
 
 def _overloads(names: Sequence[str]) -> list[Any]:
@@ -275,6 +322,10 @@ _RULES: dict[Any, Any] = {
     **dict.fromkeys(_overloads(["view", "reshape", "_unsafe_view"]), _view),
     **dict.fromkeys(_overloads(["flatten"]), _view),
     aten.mean.dim: _mean,
+    aten.slice.Tensor: _slice,
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _pad,
+    aten.cat.default: _cat,
     aten.conv2d.default: _convolution,
     aten.linear.default: _linear,
     scale_and_shift: _batch_norm,

@@ -85,10 +85,10 @@ def _four_outputs() -> Transform:
 
     def powers(count: int) -> Matrix:
         points = np.array([0.0, 1.0, -1.0, 2.0, -2.0])
-        rows = points[:, None] ** np.arange(count)
-        return np.vstack([rows, np.eye(count)[-1]])
+        return np.vstack([np.vander(points, count, increasing=True), np.eye(count)[-1]])
 
-    return Transform(np.linalg.inv(powers(6)).T, powers(4).T, powers(3))
+    inverse = np.linalg.inv(powers(6)).astype(np.float64)
+    return Transform(inverse.T, powers(4).T, powers(3))
 
 
 class SmallMapConvolution:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from unitprobe.ablation.engine import FullEngine
-from unitprobe.ablation.graph import Batched, NetworkGraph, is_place
+from unitprobe.ablation.graph import Batched, NetworkGraph, Node, is_place
 from unitprobe.ablation.narrow import Narrow
 from unitprobe.ablation.replacements import Batch, Replacement
 from unitprobe.ablation.targets import Targets
@@ -65,9 +65,9 @@ class SuffixEngine:
         on_processor = all(value.device.type == "cpu" for value in numbers)
         self._workers = torch.get_num_threads() if on_processor else 1
         #: By layer, the intact values that its suffix reads.
-        self._read: dict[str, set[fx.Node]] = {}
+        self._read: dict[str, set[Node]] = {}
         self._keeps_all = True
-        self._intact: Mapping[fx.Node, Any] = {}
+        self._intact: Mapping[Node, Any] = {}
         self._batch: Batch | None = None
 
     def check(self, batch: Batch, swept: Sequence[Targets], full: FullEngine) -> None:
@@ -121,7 +121,7 @@ class SuffixEngine:
             )
         return min(batch_size, most)
 
-    def _bytes(self, nodes: set[fx.Node]) -> int:
+    def _bytes(self, nodes: set[Node]) -> int:
         return sum(map(self._graph.bytes_of_stimulus, nodes))
 
     def begin(self, batch: Batch) -> Tensor:
@@ -140,17 +140,17 @@ class SuffixEngine:
             intact = self._run_intact(self._batch.images, self._read[targets.layer.name])
         yield from self._ablated(targets, replacement, intact, self._workers)
 
-    def _run_intact(self, images: Tensor, kept: set[fx.Node] | None) -> dict[fx.Node, Any]:
+    def _run_intact(self, images: Tensor, kept: set[Node] | None) -> dict[Node, Any]:
         graph = self._graph
-        values: dict[fx.Node, Any] = {graph.images: _channels_last(images), **self._constants}
+        values: dict[Node, Any] = {graph.images: _channels_last(images), **self._constants}
         for node in graph.nodes:
             if node in graph.sizes:
                 values[node] = graph.sizes[node] * len(images)
             elif is_place(node):
-                values[node] = values[node.args[0]]  # type: ignore[index]
+                values[node] = values[node.args[0]]
             else:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                values[node] = node.target(*args, **kwargs)
             for source in graph.last_use.get(node, ()):
                 if kept is not None and source not in kept and source not in self._constants:
                     del values[source]
@@ -160,7 +160,7 @@ class SuffixEngine:
         self,
         targets: Targets,
         replacement: Replacement,
-        intact: Mapping[fx.Node, Any],
+        intact: Mapping[Node, Any],
         workers: int,
     ) -> Iterator[Tensor]:
         assert self._batch is not None
@@ -184,9 +184,9 @@ class SuffixEngine:
         targets: Targets,
         replacement: Replacement,
         suffix: Suffix,
-        intact: Mapping[fx.Node, Any],
+        intact: Mapping[Node, Any],
     ) -> Iterator[Job]:
-        """Single units: what replaces them, and whether it changes anything, at once."""
+        """Find what replaces single units, and whether it changes anything, at once."""
         batch, units = self._batch, targets.single_units
         assert batch is not None
         assert units is not None
@@ -207,7 +207,7 @@ class SuffixEngine:
             yield partial(self._unit_logits, suffix, narrow, changes[rows], intact)
 
     def _unit_logits(
-        self, suffix: Suffix, narrow: Narrow, changes: Tensor, intact: Mapping[fx.Node, Any]
+        self, suffix: Suffix, narrow: Narrow, changes: Tensor, intact: Mapping[Node, Any]
     ) -> Tensor:
         untouched: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
         if len(narrow.units) == 0:
@@ -224,9 +224,9 @@ class SuffixEngine:
         parts: Sequence[Targets],
         replacement: Replacement,
         suffix: Suffix,
-        intact: Mapping[fx.Node, Any],
+        intact: Mapping[Node, Any],
     ) -> Iterator[Job]:
-        """Groups of units and directions: whole activations, one variant after another."""
+        """Replace groups of units, or directions, in whole activations, one after another."""
         batch = self._batch
         assert batch is not None
         activation = intact[suffix.place]
@@ -243,7 +243,7 @@ class SuffixEngine:
             yield partial(self._logits, suffix, start, len(part), intact)
 
     def _logits(
-        self, suffix: Suffix, start: Tensor | Narrow, count: int, intact: Mapping[fx.Node, Any]
+        self, suffix: Suffix, start: Tensor | Narrow, count: int, intact: Mapping[Node, Any]
     ) -> Tensor:
         assert self._batch is not None
         stimuli = len(self._batch.images)
@@ -273,25 +273,23 @@ def _run_in_order(jobs: Iterable[Job], workers: int) -> Iterator[Tensor]:
         torch.set_num_threads(before)
 
 
-def _another(
-    targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch
-) -> Tensor:
-    """A replacement that leaves no value as it is."""
+def _another(targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch) -> Tensor:
+    """Replace every value by another."""
     return intact + 1
 
 
-class _Reader(Mapping[fx.Node, Any]):
+class _Reader(Mapping[Node, Any]):
     """The intact values; remembers which were read."""
 
-    def __init__(self, values: Mapping[fx.Node, Any]) -> None:
+    def __init__(self, values: Mapping[Node, Any]) -> None:
         self._values = values
-        self.read: set[fx.Node] = set()
+        self.read: set[Node] = set()
 
-    def __getitem__(self, node: fx.Node) -> Any:
+    def __getitem__(self, node: Node) -> Any:
         self.read.add(node)
         return self._values[node]
 
-    def __iter__(self) -> Iterator[fx.Node]:
+    def __iter__(self) -> Iterator[Node]:
         return iter(self._values)
 
     def __len__(self) -> int:

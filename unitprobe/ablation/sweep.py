@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from unitprobe.ablation.checkpoint import Checkpoint, Counts
 from unitprobe.ablation.engine import Engine, FullEngine, activation_of, run
+from unitprobe.ablation.graph import capture_graph
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.outcome import Answers, Outcomes
 from unitprobe.ablation.replacements import (
@@ -26,14 +28,18 @@ from unitprobe.ablation.replacements import (
     Statistics,
     random_partners,
 )
+from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches
-from unitprobe.errors import OptionError
+from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
 from unitprobe.layers import Layer, as_input, evaluating
 from unitprobe.models import Network, output_indices
 from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
+
+# To capture a network takes about as long as so many passes.
+_FEW_PASSES = 20
 
 #: Which engine runs; see `unitprobe.ablate`.
 Method = Literal["auto", "suffix", "full", "attribution"]
@@ -118,7 +124,9 @@ def run_sweep(
         checkpoint.restore(counts)
     total = sum(map(len, swept)) * len(stimuli)
     with evaluating(network.module), torch.no_grad():
-        engine: Engine = FullEngine(network)
+        engine = choose_engine(network, stimuli, swept, options)
+        if isinstance(engine, SuffixEngine):
+            options = replace(options, batch_size=engine.fit(options.batch_size))
         replacement = make_replacement(network, stimuli, swept, options)
         output_of_class: Tensor | None = None
         with progress_bar("ablating", total, "stimuli x units", enabled=options.progress) as step:
@@ -147,6 +155,38 @@ def run_sweep(
                 counts.stimuli, counts.layers = counts.stimuli + len(batch.numbers), 0
     count = torch.bincount(torch.from_numpy(stimuli.labels), minlength=classes).numpy()
     return Sweep(counts.intact, counts.ablated, count, engine.method)
+
+
+def choose_engine(
+    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+) -> Engine:
+    """Return the engine that the options ask for, tried on two stimuli.
+
+    Raises
+    ------
+    ModelError
+        ``method="suffix"`` is asked for, and the network cannot be captured as a graph.
+    """
+    full = FullEngine(network)
+    passes = sum(map(len, swept)) * -(-len(stimuli) // options.batch_size)
+    if options.method == "full" or (options.method == "auto" and passes < _FEW_PASSES):
+        return full
+    images, labels = next(load_batches(stimuli, [0, min(1, len(stimuli) - 1)], batch_size=2))
+    two = Batch(as_input(network.module, images), labels, range(2))
+    try:
+        graph = capture_graph(network, [targets.layer for targets in swept], two.images)
+        engine = SuffixEngine(graph, swept, options.memory)
+        engine.check(two, swept, full)
+    except ModelError as error:
+        if options.method == "suffix":
+            raise
+        warnings.warn(
+            f"the whole network runs for every unit, which is slow: {error}",
+            UnitprobeWarning,
+            stacklevel=4,
+        )
+        return full
+    return engine
 
 
 def load(

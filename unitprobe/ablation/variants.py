@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from unitprobe.ablation.graph import NetworkGraph, is_place
-from unitprobe.ablation.narrow import Narrow, apply_rule, tile
+from unitprobe.ablation.graph import NetworkGraph, Node, is_place
+from unitprobe.ablation.narrow import Narrow, apply_rule, split, tile
 from unitprobe.ablation.small_maps import SmallMapConvolution
 
 aten = torch.ops.aten
@@ -34,23 +34,23 @@ class Suffix:
 
     Attributes
     ----------
-    place : fx.Node
+    place : Node
         Where the activation of the layer is handed on.
-    nodes : list of fx.Node
+    nodes : list of Node
         What depends on it, in order of execution.
-    last_use : dict of fx.Node to list of fx.Node
+    last_use : dict of Node to list of Node
         Values that nothing needs any more after a node.
     bytes_of_stimulus : int
         The most that is held at a time, for one stimulus of one variant.
     """
 
-    place: fx.Node
-    nodes: list[fx.Node]
-    last_use: dict[fx.Node, list[fx.Node]]
+    place: Node
+    nodes: list[Node]
+    last_use: dict[Node, list[Node]]
     bytes_of_stimulus: int
 
     @classmethod
-    def of(cls, graph: NetworkGraph, place: fx.Node) -> Suffix:
+    def of(cls, graph: NetworkGraph, place: Node) -> Suffix:
         """Return the suffix of a place."""
         reached = {place}
         nodes = []
@@ -61,7 +61,7 @@ class Suffix:
         users = {
             source: node for node in nodes for source in node.all_input_nodes if source in reached
         }
-        last_use: dict[fx.Node, list[fx.Node]] = {}
+        last_use: dict[Node, list[Node]] = {}
         for source, user in users.items():
             if source is not graph.output:
                 last_use.setdefault(user, []).append(source)
@@ -82,9 +82,9 @@ class VariantRun:
         The network.
     suffix : Suffix
         What is run.
-    intact : mapping of fx.Node to value
+    intact : mapping of Node to value
         Values of the intact network, constants among them.
-    convolutions : mapping of fx.Node to SmallMapConvolution
+    convolutions : mapping of Node to SmallMapConvolution
         Convolutions that are computed this way.
     count, stimuli : int
         Number of variants, and of stimuli of each.
@@ -94,8 +94,8 @@ class VariantRun:
         self,
         graph: NetworkGraph,
         suffix: Suffix,
-        intact: Mapping[fx.Node, Any],
-        convolutions: Mapping[fx.Node, SmallMapConvolution],
+        intact: Mapping[Node, Any],
+        convolutions: Mapping[Node, SmallMapConvolution],
         count: int,
         stimuli: int,
     ) -> None:
@@ -105,7 +105,7 @@ class VariantRun:
         self._convolutions = convolutions
         self._count = count
         self._stimuli = stimuli
-        self._values: dict[fx.Node, Any] = {}
+        self._values: dict[Node, Any] = {}
 
     def logits(self, start: Tensor | Narrow) -> Tensor:
         """Return the logits (variant, stimulus, output) that follow from ablated activations.
@@ -125,11 +125,11 @@ class VariantRun:
                 values.pop(source, None)
         output = self._graph.output
         if output not in values:
-            return self._intact[output].expand(self._count, -1, -1)
-        logits: Tensor = self._whole(output).unflatten(0, (self._count, self._stimuli))
-        return logits
+            intact: Tensor = self._intact[output]
+            return intact.expand(self._count, -1, -1)
+        return split(self._whole(output), self._count)
 
-    def _compute(self, node: fx.Node) -> Any:
+    def _compute(self, node: Node) -> Any:
         varied = [source for source in node.all_input_nodes if source in self._values]
         if all(isinstance(self._values[source], Narrow) for source in varied):
             found = self._compute_narrow(node)
@@ -145,14 +145,14 @@ class VariantRun:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._whole)
         if target in _IN_PLACE and self._is_free(node.args[0]):
             target = _IN_PLACE[target]
-        return target(*args, **kwargs)  # type: ignore[operator]
+        return target(*args, **kwargs)
 
-    def _compute_narrow(self, node: fx.Node) -> Any:
+    def _compute_narrow(self, node: Node) -> Any:
         output = self._intact[node]
         if not isinstance(output, Tensor):
             return None
 
-        def given(source: fx.Node) -> Any:
+        def given(source: Node) -> Any:
             if source in self._graph.sizes:
                 return self._graph.sizes[source] * self._stimuli
             return self._values[source] if source in self._values else self._intact[source]
@@ -160,7 +160,7 @@ class VariantRun:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), given)
         return apply_rule(node.target, args, kwargs, output)
 
-    def _whole(self, node: fx.Node) -> Any:
+    def _whole(self, node: Node) -> Any:
         """Return a value for all variants."""
         if node in self._graph.sizes:
             return self._graph.sizes[node] * self._count * self._stimuli
@@ -182,16 +182,17 @@ class VariantRun:
             and isinstance(self._values.get(node), Tensor)
         )
 
-    def _convolve(self, node: fx.Node) -> Tensor:
+    def _convolve(self, node: Node) -> Tensor:
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        change = _position_first(self._whole(source)).unflatten(2, (self._count, -1))
-        change = change - _position_first(self._intact[source])[:, :, None]
-        mixed = self._convolutions[node](change.flatten(2, 3)).unflatten(2, (self._count, -1))
-        mixed += _position_first(self._intact[node])[:, :, None]
-        return mixed.flatten(2, 3).permute(2, 3, 0, 1)
+        wide = _position_first(self._whole(source))
+        intact = _position_first(self._intact[source])
+        change = (split(wide, self._count, 2) - intact[:, :, None]).flatten(2, 3)
+        mixed = self._convolutions[node](change)
+        split(mixed, self._count, 2).add_(_position_first(self._intact[node])[:, :, None])
+        return mixed.permute(2, 3, 0, 1)
 
-    def _combine(self, node: fx.Node) -> Tensor | None:
+    def _combine(self, node: Node) -> Tensor | None:
         """Add, subtract or multiply activations without copies of intact ones."""
         left, right = node.args[:2]
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
@@ -209,17 +210,19 @@ class VariantRun:
         if self._is_free(left):
             operation = _ARITHMETIC[operation]
         if isinstance(other, Tensor):
-            return operation(one, other)  # type: ignore[no-any-return, operator]
+            whole: Tensor = operation(one, other)
+            return whole
         if isinstance(other, Narrow) and node.target is not aten.add.Tensor:
             return None
         intact = self._intact[right] if other is None else other.intact
-        by_variant = operation(one.unflatten(0, (self._count, -1)), intact)  # type: ignore[operator]
+        by_variant = operation(split(one, self._count), intact)
         if isinstance(other, Narrow):
             other.add_to(by_variant)
-        return by_variant.flatten(0, 1)  # type: ignore[no-any-return]
+        combined: Tensor = by_variant.flatten(0, 1)
+        return combined
 
 
-def _have_one_shape(node: fx.Node, *sources: fx.Node) -> bool:
+def _have_one_shape(node: Node, *sources: Node) -> bool:
     shape = node.meta["val"].shape
     return all(source.meta["val"].shape == shape for source in sources)
 
@@ -230,26 +233,26 @@ def _position_first(maps: Tensor) -> Tensor:
 
 
 def small_map_convolutions(
-    graph: NetworkGraph, nodes: Iterable[fx.Node], memory: int
-) -> dict[fx.Node, SmallMapConvolution]:
+    graph: NetworkGraph, nodes: Iterable[Node], memory: int
+) -> dict[Node, SmallMapConvolution]:
     """Return the convolutions among some operations that few multiplications suffice for.
 
     Parameters
     ----------
     graph : NetworkGraph
         The network.
-    nodes : iterable of fx.Node
+    nodes : iterable of Node
         The operations.
     memory : int
         Bytes that their transformed kernels may take.
     """
-    found: dict[fx.Node, SmallMapConvolution] = {}
+    found: dict[Node, SmallMapConvolution] = {}
     for node in nodes:
         if node.target is not aten.conv2d.default or node.kwargs:
             continue
         rest = (*node.args[3:], *((1, 1), (0, 0), (1, 1), 1)[len(node.args[3:]) :])
         plain = [tuple(value) if isinstance(value, list | tuple) else value for value in rest]
-        weight = graph.constants.get(node.args[1])  # type: ignore[call-overload]
+        weight = graph.constants.get(node.args[1])
         if weight is None or plain != [(1, 1), (1, 1), (1, 1), 1]:
             continue
         height, width = node.meta["val"].shape[2:]
