@@ -42,6 +42,7 @@ _IDENTITIES = frozenset(
         "lift_fresh_copy",
     ]
 )
+_VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
 _BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 
 
@@ -182,6 +183,9 @@ def _read(
     }
     images = next(node for node in placeholders if node not in constants)
     _drop_identities(graph)
+    for node in graph.nodes:
+        if node.target in _VIEWS:
+            node.target = aten.reshape.default  # values may lie otherwise in memory here
     graph.eliminate_dead_code()
     if all(tensor.dtype != torch.bfloat16 for tensor in constants.values()):
         _fold_batch_norms(graph, constants)
