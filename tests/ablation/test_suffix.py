@@ -158,16 +158,8 @@ def assert_same_answers(found, expected, tolerance=1e-4):
     assert bool((found.argmax(-1) == expected.argmax(-1))[clear].all())
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        (name, mode)
-        for name in NETWORKS
-        for mode in MODES
-        # Where stimuli are merged with windows, these modes are refused.
-        if name != "windows" or mode in ("zero", "mean", "value")
-    ],
-)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_the_full_engine(pairs, name, mode):
     pair = pairs(name)
     options = SweepOptions(mode=mode, value=0.3, progress=False)
