@@ -28,6 +28,20 @@ def test_opening_reads_no_responses(store):
     assert not tree["relu"]["response"].variable._in_memory
 
 
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_it_is_the_tree_that_xarray_opens_by_itself(tmp_path, pool):
+    for name, network in (("maps", networks.build_tiny()), ("tokens", networks.TinyAttention())):
+        path = tmp_path / f"{name}.h5"
+        up.record(network, make_stimuli(40), path, pool=pool)
+        with xr.open_datatree(path, engine="h5netcdf") as expected, up.open_store(path) as tree:
+            assert tree.identical(expected)
+            for layer, node in expected.children.items():
+                for variable in node.data_vars:
+                    ours, theirs = tree[layer][variable], node[variable]
+                    assert ours.dtype == theirs.dtype
+                    assert ours.encoding["chunksizes"] == theirs.encoding["chunksizes"]
+
+
 def test_dask_opens_it_in_chunks(store):
     pytest.importorskip("dask")
     tree = up.open_store(store, chunks="auto")
