@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unitprobe.ablation.small_maps import SmallMapConvolution, transform_of
 
-SIZES = (1, 2, 4, 8)
+SIZES = (1, 2, 4)
 
 
 @pytest.mark.parametrize(("height", "width"), list(itertools.product(SIZES, SIZES)))
@@ -35,7 +35,7 @@ def test_one_axis_is_a_correlation_with_zeros_around(size, seed):
 
 
 def test_takes_half_of_the_products_or_less():
-    for size, products in ((1, 1), (2, 3), (4, 6), (8, 12)):
+    for size, products in ((1, 1), (2, 3), (4, 6)):
         assert len(transform_of(size).filter) == products
     assert transform_of(3) is None
 
@@ -54,7 +54,7 @@ def test_suits_only_where_it_pays():
 def test_single_precision_keeps_six_digits():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 64, 3, 3, generator=generator) / 24
-    maps = torch.randn(16, 64, 8, 8, generator=generator)
-    ours = SmallMapConvolution(weight, 8, 8)(maps.permute(2, 3, 0, 1).contiguous())
+    maps = torch.randn(16, 64, 4, 4, generator=generator)
+    ours = SmallMapConvolution(weight, 4, 4)(maps.permute(2, 3, 0, 1).contiguous())
     expected = torch.nn.functional.conv2d(maps.double(), weight.double(), padding=1)
     assert float((ours.permute(2, 3, 0, 1) - expected).abs().max()) < 1e-4

@@ -92,11 +92,13 @@ def ablate(
         Where to run; the network's own device if None.
     method : {"auto", "suffix", "full", "attribution"}
         ``"full"`` runs the whole network for every unit. ``"suffix"`` captures it as a graph and
-        computes only what a unit reaches; ``"auto"`` does so where the network allows.
+        computes only what a unit reaches; ``"auto"`` does so where the network allows and there
+        is more to do than to capture it.
         ``"attribution"`` estimates the loss of all units at once from one gradient, and says how
         well by sweeping `check_units` of them; see Notes.
     memory : int
-        Bytes that the suffix engine may take for what it keeps.
+        Bytes that the suffix engine may take for what it keeps and computes, beside the weights;
+        where the intact values of all layers do not fit, it computes them again for each.
     null : int
         Draws for the chance level of ``max_class_accuracy_drop``; 0 leaves it out.
     seed : int
@@ -256,6 +258,7 @@ def _sweep_into_file(
         "seed": str(options.seed),
         "method": options.method,
         "batch_size": str(options.batch_size),
+        "memory": str(options.memory),
         "logit_changes": str(logit_changes),
     }
     with Checkpoint(path, contents, logits, resume=resume) as checkpoint:

@@ -30,6 +30,7 @@ Job: TypeAlias = Callable[[], Tensor]
 
 # What a run holds at a time should stay in a processor's cache.
 _CACHE_BYTES = 16 * 2**20
+_FEWEST_STIMULI = 16
 
 
 class SuffixEngine:
@@ -67,6 +68,7 @@ class SuffixEngine:
         #: By layer, the intact values that its suffix reads.
         self._read: dict[str, set[Node]] = {}
         self._keeps_all = True
+        self._learns = False
         self._intact: Mapping[Node, Any] = {}
         self._batch: Batch | None = None
 
@@ -79,7 +81,7 @@ class SuffixEngine:
             The logits differ.
         """
         expected = full.begin(batch)
-        self._batch = batch
+        self._batch, self._learns = batch, True
         self._intact = self._run_intact(batch.images, None)
         self._compare("the intact network", self._intact[self._graph.output], expected)
         for targets in swept:
@@ -89,7 +91,7 @@ class SuffixEngine:
             self._read[targets.layer.name] = reader.read
             expected = torch.cat(list(full.ablated(few, _another)))
             self._compare(f"layer {targets.layer.name!r}", found, expected)
-        self._intact = {}
+        self._intact, self._learns = {}, False
 
     def _compare(self, what: str, found: Tensor, expected: Tensor) -> None:
         difference = float((found - expected).abs().max())
@@ -100,7 +102,9 @@ class SuffixEngine:
             )
 
     def fit(self, batch_size: int) -> int:
-        """Return how many stimuli of a batch fit the memory, and choose what is kept.
+        """Return how many stimuli of a batch are best taken, and choose what is kept.
+
+        No more than fit the memory, and than one variant may have in a processor's cache.
 
         Raises
         ------
@@ -119,7 +123,8 @@ class SuffixEngine:
                 f"memory={self._memory / 1e6:.0f} MB does not hold one stimulus, which takes "
                 f"{(needed + run) / 1e6:.0f} MB; give more, or method='full'"
             )
-        return min(batch_size, most)
+        largest = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values())
+        return int(min(batch_size, most, max(_FEWEST_STIMULI, _CACHE_BYTES // largest)))
 
     def _bytes(self, nodes: set[Node]) -> int:
         return sum(map(self._graph.bytes_of_stimulus, nodes))
@@ -195,7 +200,7 @@ class SuffixEngine:
         axis = targets.layer.unit_axis % activation.ndim
         old = targets.coordinates(activation, units)
         new = replacement(targets, units, old, batch).expand_as(old)
-        changes = (new != old).transpose(0, 1).flatten(1).any(1)
+        changes = (new != old).transpose(0, 1).flatten(1).any(1) | self._learns
         first = 0
         for part in parts:
             rows = slice(first, first + len(part))
@@ -274,8 +279,8 @@ def _run_in_order(jobs: Iterable[Job], workers: int) -> Iterator[Tensor]:
 
 
 def _another(targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch) -> Tensor:
-    """Replace every value by another."""
-    return intact + 1
+    """Replace values by others."""
+    return 1.25 * intact + 1
 
 
 class _Reader(Mapping[Node, Any]):
