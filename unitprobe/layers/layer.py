@@ -89,7 +89,7 @@ class StimulusAxis(NamedTuple):
             return activation
         axis = self.number
         rest = activation.shape[1 + (self.windows > 1) :]
-        apart = activation.reshape(len(activation), self.outer, self.inner, *rest)
+        apart = activation.reshape(activation.shape[0], self.outer, self.inner, *rest)
         return apart.movedim((0, 1, 2), (axis + 1, axis, axis + 2)).flatten(axis, axis + 2)
 
 
