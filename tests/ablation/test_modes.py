@@ -265,7 +265,7 @@ class Windows(nn.Module):
 
     def forward(self, x):
         rows = x.transpose(1, 2).reshape(-1, 24)
-        return self.head(torch.relu(self.inner(rows)).reshape(len(x), -1))
+        return self.head(torch.relu(self.inner(rows)).reshape(x.shape[0], -1))
 
 
 @pytest.mark.parametrize("mode", CONSTANT)

@@ -278,3 +278,20 @@ def test_a_network_without_a_graph_is_swept_in_full_and_said_so():
     assert tree.attrs["method"] == "full"
     with pytest.raises(ModelError, match="cannot be captured as a graph"):
         up.ablate(Undecided().eval(), stimuli, method="suffix")
+
+
+class Counting(nn.Module):
+    """Asks for the number of stimuli in a way that a graph takes for a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8 * 36, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.first(x)).reshape(len(x), -1))
+
+
+def test_a_number_of_stimuli_that_becomes_a_constant_is_named():
+    with pytest.raises(ModelError, match=r"constant of the number of stimuli, as len\(x\)"):
+        up.ablate(Counting().eval(), make_stimuli(6), method="suffix")

@@ -142,6 +142,8 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
             ).run_decompositions({})
     except Exception as error:  # whatever the network does may fail in any way
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        if "specialized" in str(error):
+            reason = "it makes a constant of the number of stimuli, as len(x) does for x.shape[0]"
         raise ModelError(f"{network.name} cannot be captured as a graph: {reason}") from error
     return _read(network, program, layers)
 
