@@ -146,8 +146,10 @@ def record(
         Probe(network, layers, pool) as probe,
     ):
         see = Eye(probe, device_of(network.module), autocast)
-        first, _ = next(load_batches(images, range(1), batch_size=1))
-        chosen = probe.resolve(first)
+        # Where the path depends on the data, layers are looked for on all of the first batch.
+        few = range(min(batch_size, len(images)))
+        example, _ = next(load_batches(images, few, batch_size=batch_size))
+        first, chosen = example[:1], probe.resolve(example)
         check_layer_names(layer.name for layer in chosen)
         recording = describe_recording(
             network,

@@ -129,8 +129,9 @@ def analyze_network(
         prepare(model, stimuli, batch_size=batch_size, device=device) as (network, images),
         Probe(network, layers, pool) as probe,
     ):
-        first, _ = next(load_batches(images, range(1), batch_size=1))
-        chosen = probe.resolve(first)
+        few = range(min(batch_size, len(images)))
+        several, _ = next(load_batches(images, few, batch_size=batch_size))
+        first, chosen = several[:1], probe.resolve(several)
         check_layer_names(layer.name for layer in chosen)
         example = probe(first)
         units = sum(response.shape[1] for response in example.values())

@@ -1,0 +1,179 @@
+"""The single-unit zero sweep of every activation layer, against other ways to the same numbers.
+
+The full sweep of a whole network takes minutes to hours, so it is timed on some units of every
+layer and scaled by the number of units, each layer by itself; ours runs in full.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timing import Row
+from torch import Tensor, nn
+
+from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.graph import capture_graph
+from unitprobe.ablation.replacements import Batch, Constant
+from unitprobe.ablation.suffix import SuffixEngine
+from unitprobe.ablation.targets import Targets
+from unitprobe.layers import list_layers, select_layers
+from unitprobe.models import as_network
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "selectivity_regularization"
+STIMULI = 64
+
+
+def run(quick: bool) -> list[Row]:
+    """Time ResNet-20 at 32 pixels and ResNet-18 at 64, in float32."""
+    sys.path.insert(0, str(RECIPE))
+    from architectures import build_network  # type: ignore[import-not-found, unused-ignore]
+
+    torch.manual_seed(0)
+    cases: list[tuple[str, nn.Module, int]] = [
+        ("ResNet-20 at 32 px", build_network("resnet20", 10, 32), 32),
+        ("ResNet-18 at 64 px", timm.create_model("resnet18", num_classes=10).eval(), 64),
+    ]
+    rows: list[Row] = []
+    for name, module, size in cases:
+        rows += _compare(name, module, torch.randn(STIMULI, 3, size, size), quick)
+    return rows
+
+
+def _compare(name: str, module: nn.Module, images: Tensor, quick: bool) -> list[Row]:
+    network = as_network(module)
+    listed = list_layers(network, example=images[:2])
+    chosen = select_layers(module, listed, "activations")
+    share = 8 if quick else 1
+    swept = [
+        Targets(layer, tuple((unit,) for unit in range(0, layer.units or 0, share)))
+        for layer in chosen
+    ]
+    batch = Batch(images, torch.zeros(len(images), dtype=torch.long), range(len(images)))
+    with torch.no_grad():
+        start = time.perf_counter()
+        engine = SuffixEngine(capture_graph(network, chosen, images[:2]), swept, 2**30)
+        full = FullEngine(network)
+        two = Batch(images[:2], batch.labels[:2], range(2))
+        engine.check(two, swept, full)
+        engine.fit(len(images))
+        prepared = time.perf_counter() - start
+        ours: list[float] = []
+        others: dict[str, list[float]] = {"full sweep": [], "AblationCAM-style": [], "captum": []}
+        repeats = 1 if quick else 3
+        for _ in range(repeats):
+            ours.append(_seconds(lambda: _sweep(engine, batch, swept)))
+            for what, function in _references(full, network.module, batch).items():
+                others[what].append(_scaled(function, swept))
+        differences = _largest_difference(engine, full, batch, swept)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    rows = []
+    for what, times in others.items():
+        if not times:
+            rows.append({"what": f"{name}: sweep against {what}", "skipped": "not installed"})
+            continue
+        rows.append(
+            {
+                "what": f"{name}: sweep against {what}",
+                "ours_s": min(ours),
+                "reference_s": min(times),
+                "ratio": min(ours) / min(times),
+                "ratio_of_medians": statistics.median(ours) / statistics.median(times),
+                "times_faster": statistics.median(times) / statistics.median(ours),
+                "capture_s": prepared,
+                "largest_logit_difference": differences,
+                "peak_memory_gb": peak,
+            }
+        )
+    return rows
+
+
+def _sweep(engine: Any, batch: Batch, swept: list[Targets]) -> None:
+    engine.begin(batch)
+    for targets in swept:
+        for _ in engine.ablated(targets, Constant()):
+            pass
+
+
+def _references(
+    full: FullEngine, module: nn.Module, batch: Batch
+) -> dict[str, Callable[[Targets], None]]:
+    """Return ways to ablate some units of a layer."""
+    full.begin(batch)
+
+    def sweep(targets: Targets) -> None:
+        for _ in full.ablated(targets, Constant()):
+            pass
+
+    def batched(targets: Targets) -> None:
+        # As grad-cam's AblationCAM: one image, repeated, each copy with another unit set to zero.
+        count = len(targets)
+
+        def silence(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            changed = output.clone()
+            for place, (unit,) in enumerate(targets.groups):
+                changed[place, unit] = 0
+            return changed
+
+        handle = module.get_submodule(targets.layer.owner).register_forward_hook(silence)
+        try:
+            for image in batch.images:
+                module(image.expand(count, -1, -1, -1))
+        finally:
+            handle.remove()
+
+    found = {"full sweep": sweep, "AblationCAM-style": batched}
+    try:
+        from captum.attr import LayerFeatureAblation  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return found
+
+    def captum(targets: Targets) -> None:
+        ablation = LayerFeatureAblation(module, module.get_submodule(targets.layer.owner))
+        shape = (1, targets.layer.units, *targets.layer.position_shape)
+        # One feature a unit; those that are not timed share one feature with the first.
+        mask = torch.zeros(shape, dtype=torch.long)
+        for place, (unit,) in enumerate(targets.groups):
+            mask[:, unit] = place
+        ablation.attribute(batch.images, target=0, layer_mask=mask)
+
+    return {**found, "captum": captum}
+
+
+def _scaled(function: Callable[[Targets], None], swept: list[Targets]) -> float:
+    """Return the seconds for all units from those of a few, layer by layer."""
+    total = 0.0
+    for targets in swept:
+        few = Targets(targets.layer, targets.groups[:4])
+        seconds = _seconds(lambda few=few: function(few))  # type: ignore[misc]
+        total += seconds / len(few) * len(targets)
+    return total
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _largest_difference(
+    engine: SuffixEngine, full: FullEngine, batch: Batch, swept: list[Targets]
+) -> float:
+    engine.begin(batch)
+    full.begin(batch)
+    largest = 0.0
+    for targets in swept:
+        few = Targets(targets.layer, targets.groups[:2])
+        ours, expected = (
+            torch.cat(list(one.ablated(few, Constant()))).numpy() for one in (engine, full)
+        )
+        largest = max(largest, float(np.abs(ours - expected).max()))
+    return largest
