@@ -428,7 +428,7 @@ def test_images_of_several_sizes_are_named(tmp_path, reused):
 
 def test_images_of_the_wrong_size_for_the_network_are_refused(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU())
-    with pytest.raises(ModelError, match=r"shape \(1, 3, 8, 8\)"):
+    with pytest.raises(ModelError, match=r"shape \(8, 3, 8, 8\)"):
         up.record(model, make_stimuli(8), tmp_path / "s.h5")
 
 
