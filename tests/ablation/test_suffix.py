@@ -258,6 +258,19 @@ def test_the_tree_is_that_of_the_full_sweep():
     assert networks.count_hooks(module) == 0
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, torch.compile, lambda m: nn.Sequential(m, nn.Identity())],
+    ids=["DataParallel", "compiled", "nested"],
+)
+def test_wrappers_change_nothing(wrap, reused, stimuli):
+    expected = up.ablate(reused, stimuli, method="full")
+    tree = up.ablate(wrap(reused), stimuli, method="suffix")
+    for before, after in zip(expected.children, tree.children, strict=True):
+        losses = [one["loss_increase"] for one in (expected[before], tree[after])]
+        np.testing.assert_allclose(*losses, atol=1e-5)
+
+
 class Undecided(nn.Module):
     """Its path depends on the stimuli: there is no graph of it."""
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from unitprobe.errors import ModelError
-from unitprobe.layers import Layer, evaluating
+from unitprobe.layers import Layer, evaluating, inside
 from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
@@ -126,7 +126,7 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
         marked: Tensor = place(activation, numbers[layer.name])
         return marked
 
-    module = network.module
+    module = inside(network.module)
     stimuli = torch.export.Dim("stimuli", min=2, max=2**31 - 1)
     try:
         with (
