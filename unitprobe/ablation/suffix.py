@@ -28,7 +28,7 @@ from unitprobe.errors import ModelError, OptionError
 #: Computes the logits (target, stimulus, output) of some targets.
 Job: TypeAlias = Callable[[], Tensor]
 
-# What a run holds at a time should stay in a processor's cache.
+# What a run holds at a time should stay in the cache of a processor.
 _CACHE_BYTES = 16 * 2**20
 _FEWEST_STIMULI = 16
 
@@ -65,6 +65,7 @@ class SuffixEngine:
         self._convolutions = small_map_convolutions(graph, reached, memory // 4)
         on_processor = all(value.device.type == "cpu" for value in numbers)
         self._workers = torch.get_num_threads() if on_processor else 1
+        self._run_bytes = min(_CACHE_BYTES, memory // 8) if on_processor else memory // 4
         #: By layer, the intact values that its suffix reads.
         self._read: dict[str, set[Node]] = {}
         self._keeps_all = True
@@ -104,7 +105,7 @@ class SuffixEngine:
     def fit(self, batch_size: int) -> int:
         """Return how many stimuli of a batch are best taken, and choose what is kept.
 
-        No more than fit the memory, and than one variant may have in a processor's cache.
+        No more than fit the memory, and than one variant may have in the cache of a processor.
 
         Raises
         ------
@@ -124,7 +125,7 @@ class SuffixEngine:
                 f"{(needed + run) / 1e6:.0f} MB; give more, or method='full'"
             )
         largest = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values())
-        return int(min(batch_size, most, max(_FEWEST_STIMULI, _CACHE_BYTES // largest)))
+        return int(min(batch_size, most, max(_FEWEST_STIMULI, self._run_bytes // largest)))
 
     def _bytes(self, nodes: set[Node]) -> int:
         return sum(map(self._graph.bytes_of_stimulus, nodes))
@@ -170,7 +171,7 @@ class SuffixEngine:
     ) -> Iterator[Tensor]:
         assert self._batch is not None
         suffix = self._suffixes[targets.layer.name]
-        fitting = max(1, min(_CACHE_BYTES, self._memory // 8) // suffix.bytes_of_stimulus)
+        fitting = max(1, self._run_bytes // suffix.bytes_of_stimulus)
         count = max(1, min(fitting // len(self._batch.images), -(-len(targets) // workers)))
         parts = [
             Targets(targets.layer, targets.groups[first : first + count], targets.directions)
