@@ -16,7 +16,13 @@ from conftest import make_stimuli
 
 import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
-from unitprobe.errors import ContentsMismatchError, OptionError, StoreError, StoreExistsError
+from unitprobe.errors import (
+    ContentsMismatchError,
+    OptionError,
+    StoreError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
 from unitprobe.store.lock import RecordingLock
 
 TESTS = Path(__file__).parent.parent
@@ -272,3 +278,10 @@ def test_a_path_that_cannot_be_is_refused_before_the_sweep(stimuli, tmp_path):
         ablate(tmp_path / "nowhere" / "a.h5", stimuli)
     with pytest.raises(OptionError, match="give path="):
         ablate(None, make_stimuli(8), logit_changes=True)
+
+
+def test_an_unfinished_sweep_says_so_when_it_is_opened(tmp_path):
+    (tmp_path / "g.h5.partial").mkdir()
+    (tmp_path / "g.h5.partial" / "ablation-counts").write_bytes(b"")
+    with pytest.raises(StoreNotFoundError, match=r"g.h5 is not finished: .* run the same again"):
+        up.open_store(tmp_path / "g.h5")

@@ -185,6 +185,8 @@ def _why_missing(path: Path) -> str:
     folder = folder_of(path)
     if not folder.is_dir():
         return f"{path} does not exist; record it first"
+    if not (folder / "manifest.json").exists():
+        return f"{path} is not finished: {folder.name} holds what was done; run the same again to go on"
     total = read_manifest(folder)["stimuli"]
     done = sum(mark.stop - mark.start for mark in read_marks(folder).values())
     return (
