@@ -186,10 +186,11 @@ def _why_missing(path: Path) -> str:
     if not folder.is_dir():
         return f"{path} does not exist; record it first"
     if not (folder / "manifest.json").exists():
-        return f"{path} is not finished: {folder.name} holds what was done; run the same again to go on"
+        done = f"{folder.name} holds what was done"
+        return f"{path} is not finished: {done}; run the same again to go on"
     total = read_manifest(folder)["stimuli"]
-    done = sum(mark.stop - mark.start for mark in read_marks(folder).values())
+    count = sum(mark.stop - mark.start for mark in read_marks(folder).values())
     return (
-        f"{path} is not finished: {folder.name} holds {done} of {total} stimuli; "
+        f"{path} is not finished: {folder.name} holds {count} of {total} stimuli; "
         "run the same recording again to go on"
     )
