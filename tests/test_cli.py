@@ -174,7 +174,7 @@ class TestMistakes:
         line = fails(
             2, "record", self.MODEL, f"array:{tmp_path / 'x.npz'}", "--out", tmp_path / "s.h5"
         )
-        assert "(1, 5, 8, 8)" in line
+        assert "(4, 5, 8, 8)" in line
 
     def test_nan_responses(self, tmp_path):
         x = np.zeros((4, 3, 8, 8), np.float32)

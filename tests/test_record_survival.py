@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -241,20 +240,21 @@ import os, sys, networks
 from conftest import make_stimuli
 import unitprobe as up
 network, stimuli = networks.build_tiny(), make_stimuli(60)
-os.chmod(sys.argv[1], 0o555)
+os.chdir(sys.argv[1])
+os.mkdir("folder")
+os.chmod(".", 0o755)  # whoever is in it may stay, even where the folders above are closed
+os.chmod("folder", 0o555)
 if os.getuid() == 0:
     os.setuid(65534)  # nothing is unwritable for root
 try:
-    up.record(network, stimuli, sys.argv[1] + "/s.h5")
+    up.record(network, stimuli, "folder/s.h5")
 except up.errors.StorageError as error:
     print(error)
 """
 
 
-def test_a_directory_that_cannot_be_written_is_one_line():
-    # Not below pytest's own folder, which the unprivileged user may not enter.
-    with tempfile.TemporaryDirectory(suffix="folder") as folder:
-        out = run_script(UNPRIVILEGED, folder)
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
+    out = run_script(UNPRIVILEGED, tmp_path)
     assert "folder cannot be written; choose another path" in out
     assert out.count("\n") == 1
 
