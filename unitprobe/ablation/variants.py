@@ -199,16 +199,17 @@ class VariantRun:
             return None
         same = {self._graph.batched.get(left), self._graph.batched.get(right)}
         place = same.pop()
-        if same or place is None or place.axis != 0 or not _have_one_shape(node, left, right):
+        if same or place is None or place.axis != 0 or not _are_alike(node, left, right):
             return None
-        if node.target is not aten.sub.Tensor and not self._is_free(left):
-            left, right = right, left
-        one, other = self._values.get(left), self._values.get(right)
-        if not isinstance(one, Tensor):
+        orders = [(left, right)]
+        if node.target is not aten.sub.Tensor:
+            orders = sorted([*orders, (right, left)], key=lambda pair: not self._is_free(pair[0]))
+        orders = [pair for pair in orders if isinstance(self._values.get(pair[0]), Tensor)]
+        if not orders:
             return None
-        operation = node.target
-        if self._is_free(left):
-            operation = _ARITHMETIC[operation]
+        left, right = orders[0]
+        one, other = self._values[left], self._values.get(right)
+        operation = _ARITHMETIC[node.target] if self._is_free(left) else node.target
         if isinstance(other, Tensor):
             whole: Tensor = operation(one, other)
             return whole
@@ -222,9 +223,11 @@ class VariantRun:
         return combined
 
 
-def _have_one_shape(node: Node, *sources: Node) -> bool:
-    shape = node.meta["val"].shape
-    return all(source.meta["val"].shape == shape for source in sources)
+def _are_alike(*nodes: Node) -> bool:
+    values = [node.meta["val"] for node in nodes]
+    return all(
+        value.shape == values[0].shape and value.dtype == values[0].dtype for value in values
+    )
 
 
 def _position_first(maps: Tensor) -> Tensor:
