@@ -82,7 +82,6 @@ NETWORKS = {
         window_size=4,
     ),
 }
-# Networks that a mode goes through whole, beside "plain".
 MODES = ["zero", "mean", "class_mean", "resample", "noise", "value"]
 
 

@@ -92,9 +92,9 @@ def is_channels_last(value: Tensor) -> bool:
     return value.ndim == 4 and not in_order and value.permute(0, 2, 3, 1).is_contiguous()
 
 
-#: Gives what one operation makes of its arguments, of which one or more are `Narrow`, from them
-#: and the intact output; None if it has to be computed whole.
-Rule = Callable[[Sequence[Any], Mapping[str, Any], Tensor], "Narrow | Tensor | None"]
+#: Takes an operation, its arguments, one or more of them `Narrow`, and its intact output; gives
+#: what it makes of them, None if that has to be computed whole.
+Rule = Callable[[Any, Sequence[Any], Mapping[str, Any], Tensor], "Narrow | Tensor | None"]
 
 
 def apply_rule(
@@ -315,7 +315,7 @@ def _overloads(names: Sequence[str]) -> list[Any]:
     return [getattr(packet, name) for packet in packets for name in packet.overloads()]
 
 
-_RULES: dict[Any, Any] = {
+_RULES: dict[Any, Rule] = {
     **dict.fromkeys(_overloads(_POINTWISE), _unit_by_unit),
     **dict.fromkeys(_overloads(_POOLS), _of_map),
     **dict.fromkeys(_overloads(["permute", "transpose"]), _permute),
