@@ -1,0 +1,104 @@
+"""Compiled loops: the same numbers with numba, without it, and where nothing can be kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from unitprobe import compiled
+from unitprobe.errors import UnitprobeWarning
+
+
+def running_sum(values):
+    for i in range(1, values.size):
+        values[i] += values[i - 1]
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    for function in (compiled.compile_loop, compiled._import_numba):
+        function.cache_clear()
+    yield
+    for function in (compiled.compile_loop, compiled._import_numba):
+        function.cache_clear()
+
+
+def test_a_compiled_loop_does_what_the_function_does():
+    pytest.importorskip("numba")
+    values = np.arange(5.0)
+    loop = compiled.compile_loop(running_sum)
+    assert loop is not None
+    loop(values)
+    np.testing.assert_array_equal(values, [0, 1, 3, 6, 10])
+
+
+def test_a_loop_without_a_file_is_compiled_and_not_kept():
+    pytest.importorskip("numba")
+    scope = {}
+    exec("def fill(values):\n    for i in range(values.size):\n        values[i] = i", scope)
+    values = np.empty(3)
+    compiled.compile_loop(scope["fill"])(values)
+    np.testing.assert_array_equal(values, [0, 1, 2])
+
+
+def test_a_full_disk_does_not_stop_a_loop(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(caching.FunctionCache, "load_overload", lambda *args: None)
+    monkeypatch.setattr(caching.FunctionCache, "save_overload", full)
+    values = np.ones(3)
+    compiled.compile_loop(running_sum)(values)
+    np.testing.assert_array_equal(values, [1, 2, 3])
+
+
+def test_without_numba_there_is_no_loop_and_no_warning(monkeypatch):
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    assert compiled.compile_loop(running_sum) is None
+
+
+def test_numba_that_is_switched_off_compiles_nothing(monkeypatch):
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert compiled.compile_loop(running_sum) is None
+
+
+def test_numba_that_is_broken_is_said_once(monkeypatch):
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.warns(UnitprobeWarning, match="numba is installed but cannot be imported"):
+        assert compiled.compile_loop(running_sum) is None
+    # A second warning would be an error here.
+    assert compiled.compile_loop(len) is None
+
+
+def test_threads_do_every_part_and_pass_an_error_on():
+    done = []
+    compiled.run_in_threads(done.append, range(100))
+    assert sorted(done) == list(range(100))
+    with pytest.raises(ZeroDivisionError):
+        compiled.run_in_threads(lambda part: 1 / part, [1, 0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_threads_run_than_torch_may_use(threads, monkeypatch):
+    asked = []
+    pool = compiled.ThreadPoolExecutor
+    monkeypatch.setattr(
+        compiled, "ThreadPoolExecutor", lambda count: asked.append(count) or pool(count)
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    compiled.run_in_threads(lambda part: None, [1])
+    assert asked == [threads]
+
+
+def test_importing_unitprobe_imports_no_numba():
+    code = "import sys, unitprobe, unitprobe.compiled; print('numba' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

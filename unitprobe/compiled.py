@@ -1,0 +1,121 @@
+"""Loops over arrays, compiled where numba is installed, and run on every thread.
+
+Some work has no quick form in whole-array operations: sums in an order that is drawn, or a choice
+made for every number. Such a loop is written as a plain function of arrays and scalars that fills
+its outputs, and `compile_loop` makes machine code of it. numba is an optional extra
+(``unitprobe[fast]``), so whoever has a loop also has a way without it that gives the same
+numbers within a stated rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from unitprobe.errors import UnitprobeWarning
+
+Parameters = ParamSpec("Parameters")
+Part = TypeVar("Part")
+
+
+@functools.cache
+def compile_loop(function: Callable[Parameters, None]) -> Callable[Parameters, None] | None:
+    """Compile a loop over arrays, if numba is there to do it.
+
+    Parameters
+    ----------
+    function : callable
+        A function of a module, of arrays and scalars, that calls nothing but arithmetic.
+
+    Returns
+    -------
+    callable or None
+        The same function in machine code, on one thread and without Python's lock, so that
+        `run_in_threads` runs several. None without numba, or where ``NUMBA_DISABLE_JIT`` is set.
+
+    Warns
+    -----
+    UnitprobeWarning
+        Once, where numba is installed but cannot be imported.
+
+    Notes
+    -----
+    It is compiled when it is first called, and the machine code kept beside the module or in the
+    user's cache where there is room to write. Arithmetic is that of the source, but for a product
+    and a sum that may become one operation with one rounding; division by 0 gives inf or NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from unitprobe.compiled import compile_loop
+    >>> def double(values):
+    ...     for i in range(values.size):
+    ...         values[i] *= 2
+    >>> values = np.arange(4.0)
+    >>> (compile_loop(double) or double)(values)
+    >>> values
+    array([0., 2., 4., 6.])
+    """
+    numba = _import_numba()
+    if numba is None or numba.config.DISABLE_JIT:
+        return None
+    compiler = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract"})
+    unkept: Callable[Parameters, None] = compiler()(function)
+    try:
+        kept: Callable[Parameters, None] = compiler(cache=True)(function)
+    except RuntimeError:
+        return unkept  # no folder could be written to
+
+    @functools.wraps(function)
+    def loop(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            kept(*args, **kwargs)
+        except OSError:  # the loop itself opens nothing: its machine code could not be kept
+            unkept(*args, **kwargs)
+
+    return loop
+
+
+@functools.cache
+def _import_numba() -> Any:
+    """Return numba, or None where it is not installed or does not work here."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        import numba
+    except Exception as error:  # numba refuses a NumPy that is newer than it knows
+        warnings.warn(
+            f"numba is installed but cannot be imported ({error}): slower ways are taken",
+            UnitprobeWarning,
+            stacklevel=3,
+        )
+        return None
+    return numba
+
+
+def run_in_threads(task: Callable[[Part], None], parts: Iterable[Part]) -> None:
+    """Run a task on each part, on as many threads as torch may use.
+
+    Parameters
+    ----------
+    task : callable
+        Does one part, mostly without Python's lock: in a compiled loop or in NumPy.
+    parts : iterable
+        What it is called with, each independent of the others.
+
+    Examples
+    --------
+    >>> squares = {}
+    >>> run_in_threads(lambda part: squares.update({part: part**2}), range(3))
+    >>> sorted(squares.items())
+    [(0, 0), (1, 1), (2, 4)]
+    """
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(task, parts):
+            pass
