@@ -9,8 +9,7 @@ on the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,15 @@ from torch import Tensor
 
 from unitprobe.errors import OptionError
 from unitprobe.metrics._arrays import Array
+from unitprobe.online import binned
 from unitprobe.online.accumulator import (
     Accumulator,
     as_label_tensor,
     check_class_count,
     results,
 )
+from unitprobe.online.binned import BinnedResponses
+from unitprobe.online.bounded import Bounded
 
 FloatArray = NDArray[np.float64]
 
@@ -33,20 +35,6 @@ FloatArray = NDArray[np.float64]
 _NOWHERE = -(2**40)
 #: The most that one block of counts, as the numbers that are computed with, may occupy.
 _BLOCK_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Bounded:
-    """A value that a histogram gives, and how far from the exact one it can be.
-
-    Attributes
-    ----------
-    value, error : array
-        Of the same shape. The exact value lies within `value` - `error` and `value` + `error`.
-    """
-
-    value: FloatArray
-    error: FloatArray
 
 
 class ResponseHistogram(Accumulator):
@@ -104,6 +92,7 @@ class ResponseHistogram(Accumulator):
         self._negative: Tensor | None = None
         self._sum = torch.zeros(units, dtype=torch.float64, device=device)
         self._absolute = torch.zeros(units, dtype=torch.float64, device=device)
+        self._largest = torch.full((units,), -torch.inf, dtype=torch.float64, device=device)
 
     def _no_counts(self) -> Tensor:
         shape = (len(self._top), self.class_count, self.bins)
@@ -122,9 +111,7 @@ class ResponseHistogram(Accumulator):
         x = self._take(responses)
         classes = as_label_tensor(labels, self.class_count, x)
         size = x.abs()
-        place = torch.where(
-            size > 0, torch.ceil(torch.log(size) / self._log_width), float(_NOWHERE)
-        ).to(torch.int64)
+        place = self._place(size)
         self._move_window(place.amax(0))
         bin_index = torch.clamp(place - self._top + self.bins - 1, min=0)
         unit = torch.arange(x.shape[1], device=x.device)
@@ -139,7 +126,13 @@ class ResponseHistogram(Accumulator):
             _count(self._negative, cell, negative)
         self._sum = self._sum + x.sum(0)
         self._absolute = self._absolute + size.sum(0)
+        self._largest = torch.maximum(self._largest, x.amax(0))
         self.stimuli += len(x)
+
+    def _place(self, size: Tensor) -> Tensor:
+        """Return the number of the bin, on the whole logarithmic scale, that holds a size."""
+        place = torch.ceil(torch.log(size) / self._log_width)
+        return torch.where(size > 0, place, float(_NOWHERE)).to(torch.int64)
 
     def _move_window(self, top: Tensor) -> None:
         """Move the window of each unit up to `top`; what falls out below goes in the last bin."""
@@ -171,6 +164,7 @@ class ResponseHistogram(Accumulator):
             self._negative = self._negative + shifted._negative
         self._sum = self._sum + other._sum
         self._absolute = self._absolute + other._absolute
+        self._largest = torch.maximum(self._largest, other._largest)
 
     @property
     def bytes_per_unit(self) -> int:
@@ -178,39 +172,79 @@ class ResponseHistogram(Accumulator):
         return 4 * self.class_count * self.bins
 
     def roc_auc_by_class(self) -> Bounded:
-        """Return the area under the ROC curve of each class against the rest.
+        """Return the area under the ROC curve of each class against the rest: (class_name, unit).
 
-        Returns
-        -------
-        Bounded
-            (class_name, unit) each, 0 to 1; NaN for a class without stimuli or without a rest.
-
-        Notes
-        -----
-        Responses in one bin count as ties, so the error is at most half the share of pairs, one of
-        the class and one of the rest, that lie in one bin other than that of exact 0.
+        In this and the other measures by class, responses in one bin count as ties, and the error
+        is for the best and the worst order that they can have. NaN for a class without stimuli or
+        without a rest.
         """
-        self._check_begun()
-        values, errors = [], []
-        for counts in self._blocks():
-            rest = counts.sum(axis=1, keepdims=True) - counts
-            below = np.cumsum(rest, axis=2) - rest
-            pairs = counts.sum(axis=2) * rest.sum(axis=2)
-            pairs[pairs == 0] = np.nan
-            same = counts * rest
-            values.append((np.sum(counts * below, axis=2) + 0.5 * np.sum(same, axis=2)) / pairs)
-            same[:, :, self._zero_bin] = 0.0
-            errors.append(0.5 * np.sum(same, axis=2) / pairs)
-        return Bounded(np.concatenate(values).T, np.concatenate(errors).T)
+        return self._by_class(binned.roc_auc)
 
     def roc_auc(self) -> Bounded:
         """Return the largest area under the ROC curve over the classes of each unit: (unit,)."""
-        by_class = self.roc_auc_by_class()
-        present = ~np.isnan(by_class.value).all(axis=1)
-        if not present.any():
-            return Bounded(by_class.value[0], by_class.error[0])
-        # Two maxima differ by no more than the largest difference.
-        return Bounded(by_class.value[present].max(axis=0), by_class.error[present].max(axis=0))
+        return self.roc_auc_by_class().largest()
+
+    def average_precision_by_class(self) -> Bounded:
+        """Return `unitprobe.metrics.average_precision_by_class`: (class_name, unit)."""
+        return self._by_class(binned.average_precision)
+
+    def max_informedness_by_class(self) -> Bounded:
+        """Return `unitprobe.metrics.max_informedness_by_class`: (class_name, unit)."""
+        return self._by_class(binned.max_informedness)
+
+    def max_informedness_threshold_by_class(self) -> FloatArray:
+        """Return a threshold whose informedness is the value of `max_informedness_by_class`.
+
+        The lower edge of a bin: (class_name, unit), NaN where the value is 0 or NaN.
+        """
+        self._check_begun()
+        top, thresholds, start = results(self._top), [], 0
+        for counts in self._blocks():
+            block = slice(start, start := start + len(counts.hits))
+            best = binned.max_informedness_bin(counts)
+            lower = self._lower_edges(top[block])[:, ::-1]
+            of_best = np.take_along_axis(lower, np.maximum(best, 0), axis=1)
+            thresholds.append(np.where(best < 0, np.nan, of_best))
+        return np.concatenate(thresholds).T
+
+    def max_f1_by_class(self) -> Bounded:
+        """Return `unitprobe.metrics.max_f1_by_class`: (class_name, unit)."""
+        return self._by_class(binned.max_f1)
+
+    def recall_at_precision_by_class(self, precision: float = 0.95) -> Bounded:
+        """Return `unitprobe.metrics.recall_at_precision_by_class`: (class_name, unit).
+
+        Raises
+        ------
+        OptionError
+            The precision is not above 0 and at most 1.
+        """
+        if not 0 < precision <= 1:
+            raise OptionError(f"precision={precision} is not above 0 and at most 1, such as 0.95")
+        return self._by_class(lambda counts: binned.recall_at_precision(counts, precision))
+
+    def mutual_information(self, bins: int = 10) -> Bounded:
+        """Return `unitprobe.metrics.mutual_information`, corrected: (unit,).
+
+        The error is small where the edges of the quantiles lie between the bins of the histogram
+        or in that of exact 0, and grows with the share of stimuli that share a bin with an edge.
+
+        Raises
+        ------
+        OptionError
+            `bins` is below 2.
+        """
+        if bins < 2:
+            raise OptionError(f"bins={bins} is too few; information needs at least 2")
+        return self._by_class(lambda counts: binned.mutual_information(counts, bins))
+
+    def _by_class(self, measure: Callable[[BinnedResponses], Bounded]) -> Bounded:
+        self._check_begun()
+        parts = [measure(counts) for counts in self._blocks()]
+        return Bounded(
+            np.concatenate([part.value for part in parts]).T,
+            np.concatenate([part.error for part in parts]).T,
+        )
 
     def gini(self) -> Bounded:
         """Return `unitprobe.metrics.gini`: (unit,).
@@ -226,7 +260,7 @@ class ResponseHistogram(Accumulator):
         total, absolute = results(self._sum), results(self._absolute)
         values, last, start = [], [], 0
         for by_class in self._blocks():
-            counts = by_class.sum(axis=1)
+            counts = by_class.total[:, 0, ::-1]
             block = slice(start, start := start + len(counts))
             representative = self._representatives(edge[block])
             # A group of ties has the mean of its ranks.
@@ -239,6 +273,24 @@ class ResponseHistogram(Accumulator):
         total = np.where(total == 0, np.nan, total)
         error = self.relative_error * absolute + edge * np.concatenate(last)
         return Bounded(np.concatenate(values) / (n * total), error / np.abs(total))
+
+    def half_max_share(self) -> Bounded:
+        """Return `unitprobe.metrics.half_max_share`: (unit,).
+
+        The error is the share of the stimuli in the bin that half of the largest response lies in.
+        """
+        n = self._check_begun()
+        # Of a unit that is never above 0 the place does not matter.
+        half = self._place(torch.where(self._largest > 0, self._largest / 2, 1.0))
+        place = torch.clamp(half - self._top + self.bins - 1, min=0, max=self.bins - 1)
+        counts = self._positive.sum(1)
+        at_least = counts.flip(1).cumsum(1).flip(1).gather(1, place[:, None])[:, 0]
+        inside = counts.gather(1, place[:, None])[:, 0]
+        value, error = (
+            results(torch.where(self._largest > 0, count.double() / n, torch.nan))
+            for count in (at_least, inside)
+        )
+        return Bounded(value, error)
 
     def quantile(self, share: float) -> Bounded:
         """Return the response below or at which a share of the stimuli lie: (unit,).
@@ -260,7 +312,7 @@ class ResponseHistogram(Accumulator):
         nearness = self.relative_error / (1 - self.relative_error)
         values, errors, start = [], [], 0
         for by_class in self._blocks():
-            cumulated = np.cumsum(by_class.sum(axis=1), axis=1)
+            cumulated = np.cumsum(by_class.total[:, 0, ::-1], axis=1)
             block = slice(start, start := start + len(cumulated))
             place = np.argmax(cumulated >= max(math.ceil(share * n), 1), axis=1)[:, None]
             value = np.take_along_axis(self._representatives(edge[block]), place, axis=1)[:, 0]
@@ -278,16 +330,17 @@ class ResponseHistogram(Accumulator):
     def _zero_bin(self) -> int:
         return 0 if self._negative is None else self.bins
 
-    def _blocks(self) -> Iterator[FloatArray]:
-        """Yield counts (unit, class_name, bin), bins in ascending order, some units at a time."""
+    def _blocks(self) -> Iterator[BinnedResponses]:
+        """Yield the counts, bins in descending order, some units at a time."""
         bytes_per_unit = 8 * self.class_count * (2 * self.bins + 1)
         size = max(1, _BLOCK_BYTES // bytes_per_unit)
         for start in range(0, len(self._top), size):
             block = slice(start, start + size)
-            parts = [self._zero[block, :, None], self._positive[block]]
+            parts = [torch.flip(self._positive[block], dims=[2]), self._zero[block, :, None]]
             if self._negative is not None:
-                parts.insert(0, torch.flip(self._negative[block], dims=[2]))
-            yield results(torch.cat(parts, dim=2)).astype(np.float64)
+                parts.append(self._negative[block])
+            counts = results(torch.cat(parts, dim=2)).astype(np.float64)
+            yield BinnedResponses(counts, np.arange(counts.shape[2]) == self.bins)
 
     def _representatives(self, edge: FloatArray) -> FloatArray:
         """Return the response (unit, bin) that stands for each bin; `edge` tops the last one."""
@@ -297,6 +350,17 @@ class ResponseHistogram(Accumulator):
         if self._negative is None:
             return np.concatenate([zero, positive], axis=1)
         return np.concatenate([-positive[:, ::-1], zero, positive], axis=1)
+
+    def _lower_edges(self, top: NDArray[np.int64]) -> FloatArray:
+        """Return the lowest number (unit, bin) that each bin can hold, in ascending order."""
+        places = top[:, None] - np.arange(self.bins)[::-1]
+        upper = np.exp(places * self._log_width)
+        below = np.concatenate([np.zeros((len(top), 1)), upper[:, :-1]], axis=1)
+        positive = np.nextafter(below, np.inf)
+        zero = np.zeros((len(top), 1))
+        if self._negative is None:
+            return np.concatenate([zero, positive], axis=1)
+        return np.concatenate([-upper[:, ::-1], zero, positive], axis=1)
 
 
 def _count(table: Tensor, cell: Tensor, chosen: Tensor) -> None:

@@ -25,6 +25,8 @@ from unitprobe.online import (
     PopulationSparseness,
     ResponseHistogram,
     ResponseMoments,
+    TopClasses,
+    TopRun,
     merge_across_ranks,
 )
 from unitprobe.streaming.resampled_measures import ResampledMeasures
@@ -66,7 +68,24 @@ _STATISTICS: Mapping[str, _Statistic] = {
     "localist_selectivity": _Statistic(
         "class_moments", _BY_CLASS, ClassMoments.localist_selectivity_by_class
     ),
+    "top_class_selectivity": _Statistic(
+        "top_run", _BY_CLASS, TopRun.top_class_selectivity_by_class
+    ),
+    "precision_at_k": _Statistic("top_classes", _BY_CLASS, TopClasses.precision_at_k_by_class),
+    "max_informedness": _Statistic(
+        "class_histogram", _BY_CLASS, ResponseHistogram.max_informedness_by_class
+    ),
     "roc_auc": _Statistic("class_histogram", _BY_CLASS, ResponseHistogram.roc_auc_by_class),
+    "average_precision": _Statistic(
+        "class_histogram", _BY_CLASS, ResponseHistogram.average_precision_by_class
+    ),
+    "recall_at_precision": _Statistic(
+        "class_histogram", _BY_CLASS, ResponseHistogram.recall_at_precision_by_class
+    ),
+    "max_f1": _Statistic("class_histogram", _BY_CLASS, ResponseHistogram.max_f1_by_class),
+    "mutual_information": _Statistic(
+        "class_histogram", _UNIT, ResponseHistogram.mutual_information
+    ),
     "d_prime": _Statistic("class_moments", _BY_CLASS, _from_moments(m.d_prime_from_moments)),
     "class_correlation": _Statistic(
         "class_moments", _BY_CLASS, _from_moments(m.class_correlation_from_moments)
@@ -88,6 +107,7 @@ _STATISTICS: Mapping[str, _Statistic] = {
     ),
     "dead": _Statistic("activity", _UNIT, ActivityCounts.dead),
     "gini": _Statistic("histogram", _UNIT, ResponseHistogram.gini),
+    "half_max_share": _Statistic("histogram", _UNIT, ResponseHistogram.half_max_share),
     "population_sparseness": _Statistic(
         "population",
         ("stimulus",),
@@ -97,6 +117,8 @@ _STATISTICS: Mapping[str, _Statistic] = {
 }
 #: Names of the statistics that need each stimulus but once.
 ONE_PASS_METRICS = tuple(_STATISTICS)
+#: Those that come from a histogram of each class, which takes the most memory.
+BY_HISTOGRAM = tuple(name for name, of in _STATISTICS.items() if of.kind == "class_histogram")
 
 
 @dataclass(frozen=True)
@@ -126,6 +148,8 @@ _KINDS: Mapping[str, _Kind] = {
         lambda a, x, chunk: a.update(x, 0 * chunk.labels),
     ),
     "class_histogram": _Kind(ResponseHistogram, lambda a, x, chunk: a.update(x, chunk.labels)),
+    "top_classes": _Kind(TopClasses, lambda a, x, chunk: a.update(x, chunk.labels)),
+    "top_run": _Kind(TopRun, lambda a, x, chunk: a.update(x, chunk.labels)),
     "population": _Kind(
         lambda _: PopulationSparseness(), lambda a, x, chunk: a.update(x, chunk.indices)
     ),
@@ -234,15 +258,20 @@ class LayerStatistics:
                     dataset[f"{name}_share"] = ((), value / len(spectrum))
                 continue
             values, dims = statistic.compute(accumulator), statistic.dims
-            if isinstance(values, Bounded):
-                error, values = values.error, values.value
-                # Two maxima differ by no more than the largest difference.
-                error = m.best_over_classes(error) if dims == _BY_CLASS else error
-                dataset[f"{name}_error"] = ("unit", error)
             if dims == _BY_CLASS:
-                dataset[f"{name}_class"] = ("unit", m.best_class(values))
-                values, dims = m.best_over_classes(values), _UNIT
+                by_class = values.value if isinstance(values, Bounded) else values
+                dataset[f"{name}_class"] = ("unit", m.best_class(by_class))
+                values = (
+                    values.largest() if isinstance(values, Bounded) else m.best_over_classes(values)
+                )
+                dims = _UNIT
+            if isinstance(values, Bounded):
+                dataset[f"{name}_error"] = ("unit", values.error)
+                values = values.value
             dataset[name] = (dims, values)
+        if "max_informedness" in self._names:
+            histogram = self._home("max_informedness")["class_histogram"]
+            dataset["max_informedness_threshold"] = ("unit", _threshold(histogram, dataset))
         return dataset
 
     def add_inference(
@@ -256,3 +285,12 @@ class LayerStatistics:
         for name in interval_names:
             redrawn, shuffled = drawn["redraws"][name], drawn["shuffles"][name]
             add_interval(dataset, name, redrawn, shuffled, signed=signed)
+
+
+def _threshold(histogram: Accumulator, dataset: xr.Dataset) -> FloatArray:
+    """Return the threshold (unit,) for the class that has the largest informedness."""
+    assert isinstance(histogram, ResponseHistogram)
+    thresholds = histogram.max_informedness_threshold_by_class()
+    best = np.maximum(dataset["max_informedness_class"].values, 0)
+    of_best: FloatArray = thresholds[best, np.arange(best.size)]
+    return of_best

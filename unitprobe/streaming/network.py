@@ -77,13 +77,14 @@ def analyze_network(
         How positions are pooled.
     metrics : sequence of str, optional
         Which statistics, by name, of `ONE_PASS_METRICS`; if None, all of those that `analyze`
-        computes by itself. What needs the responses more than once is left out, and the attribute
-        ``needs_recording`` of the result names it.
+        computes by itself. What needs the responses more than once, the two dimensions from
+        distances, is left out, as are histograms that would take more than 1 GiB; the attribute
+        ``needs_recording`` of the result names them.
     null, bootstrap, seed
         As `unitprobe.analyze`, with the same shuffles and resamples, for measures of class means
         and variances: ``class_selectivity``, ``ccmas``, ``class_correlation``, ``d_prime``,
-        ``anova_f`` and ``eta_squared``. Null and interval of the others, ``roc_auc`` and
-        ``localist_selectivity`` among them, need a recording.
+        ``anova_f`` and ``eta_squared``. Null and interval of the others, those that rank the
+        stimuli and ``mutual_information``, need a recording.
     signed : {"refuse", "rectify", "allow"}
         As `unitprobe.analyze`. To shift is not possible: it needs the lowest response beforehand.
     progress : bool
@@ -92,9 +93,11 @@ def analyze_network(
     Returns
     -------
     xarray.DataTree
-        As `unitprobe.analyze`, equal to its result up to rounding, but that ``gini`` and
-        ``roc_auc`` come from a histogram: the exact value lies within ``gini_error``,
-        ``roc_auc_error`` of them. The root has the attribute ``stimulus_count`` too.
+        As `unitprobe.analyze`, equal to its result up to rounding, but for what comes from a
+        histogram, with the bound on its error beside it: ``gini``, ``half_max_share``, ``roc_auc``,
+        ``average_precision``, ``recall_at_precision``, ``max_f1``, ``max_informedness`` and
+        ``mutual_information``. The exact value lies within ``..._error`` of them, and the threshold
+        of the largest informedness is one with the value that is given.
 
     Raises
     ------

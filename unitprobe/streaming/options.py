@@ -18,7 +18,7 @@ from unitprobe.analysis.catalogue import (
 from unitprobe.errors import OptionError, nearest
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
 from unitprobe.online import Resamples, ResponseHistogram
-from unitprobe.streaming.layer_statistics import ONE_PASS_METRICS
+from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, ONE_PASS_METRICS
 from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, sums_for
 
 #: The most that the histograms of all units and classes may occupy.
@@ -76,23 +76,24 @@ def check_options(pool: str, signed: str, *, null: int, bootstrap: int, seed: in
 
 
 def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bool) -> list[str]:
-    """Return `names`, without the ROC AUC if its histograms would not fit in memory.
+    """Return `names`, without those of histograms by class if these would not fit in memory.
 
     Raises
     ------
     OptionError
-        They would not, and the statistic was asked for by name.
+        They would not, and such a statistic was asked for by name.
     """
     needed = units * ResponseHistogram(classes).bytes_per_unit
-    if "roc_auc" not in names or needed <= HISTOGRAM_BYTES:
+    wanted = [name for name in names if name in BY_HISTOGRAM]
+    if not wanted or needed <= HISTOGRAM_BYTES:
         return list(names)
     if by_name:
         raise OptionError(
-            f"metric 'roc_auc' would need {needed / 2**30:.1f} GiB of histograms for {units:,} "
+            f"metric {wanted[0]!r} would need {needed / 2**30:.1f} GiB of histograms for {units:,} "
             f"units and {classes:,} classes, above {HISTOGRAM_BYTES / 2**30:.0f} GiB; choose fewer "
             "layers, or record, then analyze the recording"
         )
-    return [name for name in names if name != "roc_auc"]
+    return [name for name in names if name not in wanted]
 
 
 def measures_with_inference(
