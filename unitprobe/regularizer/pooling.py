@@ -6,6 +6,7 @@ the layer's gradient: passes over memory that cost more than the arithmetic of t
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ _threshold_backward: Any = torch.ops.aten.threshold_backward
 
 #: Neighbouring values of a broadcast sum that one vectorised loop runs over, at most.
 _RUN = 512
-#: Half-precision values that a processor converts to single precision at a time: 1 MiB of these.
-_CONVERTED = 2**18
+#: Half-precision values that a processor converts to single precision at a time: 4 MiB of these.
+_CONVERTED = 2**20
 
 
 def mean_beside(
@@ -70,12 +71,42 @@ def plain_mean(activation: Tensor, unit_axis: int) -> Tensor:
     if not positions:
         return activation.to(dtype, copy=True)
     if half and activation.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Converted as a whole it would go through memory once more.
-        stimuli = max(1, _CONVERTED * len(activation) // max(1, activation.numel()))
-        return torch.cat(
-            [part.mean(positions, dtype=dtype) for part in torch.split(activation, stimuli)]
-        )
+        return _mean_of_half(activation, unit_axis)
     return activation.mean(positions, dtype=dtype)
+
+
+class _Scratch(threading.local):
+    """Memory that is taken once: to take it anew for each layer costs more than to fill it."""
+
+    def __init__(self) -> None:
+        self.values = torch.empty(0)
+
+    def like(self, part: Tensor) -> Tensor:
+        if self.values.numel() < part.numel():
+            self.values = torch.empty(part.numel())
+        return self.values[: part.numel()].view(part.shape)
+
+
+_scratch = _Scratch()
+
+
+def _mean_of_half(activation: Tensor, unit_axis: int) -> Tensor:
+    """Return the mean over positions of half-precision values, a few stimuli at a time.
+
+    Converted as a whole they would go through memory once more.
+    """
+    last = activation.movedim(unit_axis, -1)
+    if last.is_contiguous():
+        rows, axis = last.reshape(len(last), -1, last.shape[-1]), 1
+    else:
+        first = activation.movedim(unit_axis, 1)
+        rows, axis = first.reshape(len(first), first.shape[1], -1), 2
+    means = rows.new_empty((len(rows), last.shape[-1]), dtype=torch.float32)
+    step = max(1, _CONVERTED * len(rows) // max(1, rows.numel()))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        torch.mean(_scratch.like(part).copy_(part), axis, out=means[start : start + step])
+    return means
 
 
 def _positions(dimensions: int, unit: int) -> list[int]:
@@ -86,14 +117,10 @@ class _MeanBeside(torch.autograd.Function):
     """The identity and the mean at once, so that their gradients meet in one sum."""
 
     @staticmethod
-    def forward(activation: Tensor, unit: int) -> tuple[Tensor, Tensor]:
-        return activation.detach(), plain_mean(activation, unit)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    def forward(ctx: Any, activation: Tensor, unit: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        activation, ctx.unit = inputs
-        ctx.shape, ctx.dtype = activation.shape, activation.dtype
+        ctx.unit, ctx.shape, ctx.dtype = unit, activation.shape, activation.dtype
+        return activation.detach(), plain_mean(activation, unit)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
@@ -110,16 +137,11 @@ class _ReluAndMean(torch.autograd.Function):
     """A ReLU, computed already, and its mean at once: what they send back takes one pass."""
 
     @staticmethod
-    def forward(before: Tensor, activation: Tensor, unit: int) -> tuple[Tensor, Tensor]:
-        return activation.detach(), plain_mean(activation, unit)
-
-    @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]
-    ) -> None:
+    def forward(ctx: Any, before: Tensor, activation: Tensor, unit: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        _, activation, ctx.unit = inputs
+        ctx.unit = unit
         ctx.save_for_backward(activation)
+        return activation.detach(), plain_mean(activation, unit)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
@@ -153,40 +175,43 @@ def _at_every_position(share: Tensor, unit: int, dimensions: int) -> Tensor:
 
 def _add_to_every_position(gradient: Tensor, share: Tensor, unit: int) -> Tensor:
     """Return (..., unit, ...) plus (stimulus, unit), the same at every position."""
-    together = _positions_together(gradient, unit)
-    if not together:
+    rows = _rows(gradient, unit)
+    if rows is None:
         return gradient + _at_every_position(share, unit, gradient.ndim)
     last = gradient.movedim(unit, -1)
-    rows: Tensor = _rows(last, together) + share.repeat(1, together)[:, None, :]
-    return rows.reshape(last.shape).movedim(-1, unit)
+    return _add_to_rows(rows, share).reshape(last.shape).movedim(-1, unit)
 
 
 def _send_back(gradient: Tensor, share: Tensor, activation: Tensor, unit: int) -> Tensor:
     """Return the sum of `_add_to_every_position` where the activation of a ReLU is positive."""
-    total = _add_to_every_position(gradient, share, unit)
-    together = _positions_together(total, unit)
-    if not together or together != _positions_together(activation, unit):
+    rows, activation_rows = _rows(gradient, unit), _rows(activation, unit)
+    if rows is None or activation_rows is None:
+        total = gradient + _at_every_position(share, unit, gradient.ndim)
         masked: Tensor = _threshold_backward(total, activation, 0)
         return masked
     # In place: to take memory for another tensor costs as much as to fill it.
-    rows, ours = (_rows(tensor.movedim(unit, -1), together) for tensor in (total, activation))
-    _threshold_backward.grad_input(rows, ours, 0, grad_input=rows)
-    return total
+    sums = _add_to_rows(rows, share)
+    _threshold_backward.grad_input(sums, activation_rows, 0, grad_input=sums)
+    return sums.as_strided(gradient.shape, gradient.stride())
 
 
-def _positions_together(values: Tensor, unit: int) -> int:
-    """Return how many positions to take as one where units lie side by side in memory, else 0.
+def _add_to_rows(rows: Tensor, share: Tensor) -> Tensor:
+    """Return (stimulus, row, value) plus (stimulus, unit), repeated along a row."""
+    together = rows.shape[-1] // share.shape[-1]
+    repeated = torch.cat([share] * together, dim=1) if together > 1 else share
+    return rows + repeated[:, None]
 
-    A sum over as few as 16 values at a time is not vectorised: five times slower in bfloat16.
+
+def _rows(values: Tensor, unit: int) -> Tensor | None:
+    """Return (stimulus, row, value) where units lie side by side in memory, else None.
+
+    A row is several positions, and a power of 2 of them: a sum over as few as 16 values at a time
+    is not vectorised, which is five times slower in bfloat16.
     """
     last = values.movedim(unit, -1)
     if values.ndim == 2 or not last.is_contiguous() or not last.numel():
-        return 0
-    units, positions = last.shape[-1], last.shape[1:-1].numel()
-    return next((k for k in (32, 16, 8, 4, 2) if k * units <= _RUN and not positions % k), 1)
-
-
-def _rows(last: Tensor, together: int) -> Tensor:
-    """Return (stimulus, ..., unit) as (stimulus, row, value), several positions in a row."""
-    units, positions = last.shape[-1], last.shape[1:-1].numel()
-    return last.reshape(len(last), positions // together, together * units)
+        return None
+    stimuli, units = len(last), last.shape[-1]
+    positions = last.numel() // (stimuli * units)
+    together = next((k for k in (32, 16, 8, 4, 2) if k * units <= _RUN and not positions % k), 1)
+    return last.view(stimuli, positions // together, together * units)
