@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -87,15 +88,23 @@ def test_threads_do_every_part_and_pass_an_error_on():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_no_more_threads_run_than_torch_may_use(threads, monkeypatch):
-    asked = []
-    pool = compiled.ThreadPoolExecutor
-    monkeypatch.setattr(
-        compiled, "ThreadPoolExecutor", lambda count: asked.append(count) or pool(count)
-    )
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    compiled.run_in_threads(lambda part: None, [1])
-    assert asked == [threads]
+def test_as_many_threads_run_as_torch_may_use_and_torch_has_one_in_each(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    together = threading.Barrier(threads, timeout=30)
+    seen = []
+
+    def task(part):
+        together.wait()
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+
+    try:
+        compiled.run_in_threads(task, range(2 * threads))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len({thread for thread, _ in seen}) == threads
+    assert {count for _, count in seen} == {1}
 
 
 def test_importing_unitprobe_imports_no_numba():

@@ -105,9 +105,14 @@ def run_in_threads(task: Callable[[Part], None], parts: Iterable[Part]) -> None:
     Parameters
     ----------
     task : callable
-        Does one part, mostly without Python's lock: in a compiled loop or in NumPy.
+        Does one part, mostly without Python's lock: in a compiled loop, in NumPy or in torch.
     parts : iterable
         What it is called with, each independent of the others.
+
+    Notes
+    -----
+    Meanwhile each operation of torch has one thread: small ones, done by all threads together,
+    take longer to meet than to compute wherever something else runs on the machine.
 
     Examples
     --------
@@ -116,6 +121,11 @@ def run_in_threads(task: Callable[[Part], None], parts: Iterable[Part]) -> None:
     >>> sorted(squares.items())
     [(0, 0), (1, 1), (2, 4)]
     """
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(task, parts):
-            pass
+    threads = torch.get_num_threads()
+    try:
+        # Each thread has a number of its own; a new one has that which was set last anywhere.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(task, parts):
+                pass
+    finally:
+        torch.set_num_threads(threads)

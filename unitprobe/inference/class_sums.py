@@ -1,13 +1,13 @@
 """Sums over many draws of stimuli at once, the costly part of every null and every bootstrap.
 
 A thousand shuffles of 10,000 stimuli x 2,048 units add 20 billion numbers in random order, so what
-counts is that they lie in the cache, and are half as wide: units are taken 64 at a time, in single
-precision, by the kernel that recommender networks sum their embeddings with.
+counts is that they lie in the cache, and are half as wide: the responses of 4,096 stimuli and 32
+units are taken at a time, half a megabyte in single precision, by the kernel that recommender
+networks sum their embeddings with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 
-_TILE_UNITS = 64
+_TILE_STIMULI = 4096
+_TILE_UNITS = 32
 # So many numbers are added in single precision before the sum goes on in double precision.
 _SINGLE_TERMS = 256
 
@@ -42,35 +43,59 @@ class ResponseTiles:
     """
 
     def __init__(self, responses: FloatArray) -> None:
-        self.units = responses.shape[1]
+        starts = range(0, responses.shape[1], _TILE_UNITS)
+        self.units_of_tile = [slice(start, start + _TILE_UNITS) for start in starts]
         self._lowest = responses.min(axis=0)
-        _, self._exponents = np.frexp(responses.max(axis=0) - self._lowest)
-        self._tiles = [torch.from_numpy(self._tile(responses, units)) for units in self._slices()]
+        _, exponents = np.frexp(responses.max(axis=0) - self._lowest)
+        # Beyond these a power of 2 would overflow; single precision is wide enough for the rest.
+        self._exponents = np.clip(exponents, -960, 960)
+        self._tiles = [self._tile(responses, units) for units in self.units_of_tile]
 
-    def _tile(self, responses: FloatArray, units: slice) -> NDArray[np.float32]:
-        scaled = np.ldexp(responses[:, units] - self._lowest[units], -self._exponents[units])
-        # The kernel is quick only if the units of a stimulus lie beside one another.
-        tile: NDArray[np.float32] = scaled.astype(np.float32, order="C")
+    def _tile(self, responses: FloatArray, units: slice) -> torch.Tensor:
+        # Memory from torch starts at a cache line; rows across two lines are slower to read.
+        scaled = responses[:, units] - self._lowest[units]
+        tile = torch.empty(scaled.shape, dtype=torch.float32)
+        scaled *= np.ldexp(1.0, -self._exponents[units])
+        tile.numpy()[...] = scaled
         return tile
 
-    def class_means_by_tile(self, draws: ClassDraws) -> Iterator[tuple[slice, FloatArray]]:
-        """Yield some units, and their mean response to each class of each resample.
+    def class_means(self, tile: int, draws: ClassDraws) -> FloatArray:
+        """Return the means of the units of a tile: ``units_of_tile[tile]`` of all units.
 
-        The latter is (resample, class_name, unit), NaN in the row of a class without stimuli.
+        They are (resample, class_name, unit), NaN in the row of a class without stimuli.
         """
-        resamples, classes = draws.resamples, len(draws.counts)
-        divisor = np.where(draws.counts > 0, draws.counts, np.nan)[:, None]
-        for units, tile in zip(self._slices(), self._tiles, strict=True):
-            sums = torch.zeros((resamples, classes, tile.shape[1]), dtype=torch.float64)
-            for present, stimuli, starts in draws.passes:
-                bags = torch.nn.functional.embedding_bag(stimuli, tile, starts, mode="sum")
-                sums[:, present] += bags.view(resamples, -1, tile.shape[1])
-            means = np.ldexp(sums.numpy() / divisor, self._exponents[units])
-            yield units, means + self._lowest[units]
+        units, rows = self.units_of_tile[tile], self._tiles[tile]
+        shape = (draws.resamples, len(draws.counts), rows.shape[1])
+        means: FloatArray = np.zeros(shape)
+        for some, block in zip(draws.blocks, torch.split(rows, _TILE_STIMULI), strict=True):
+            bags = torch.nn.functional.embedding_bag(some.stimuli, block, some.starts, mode="sum")
+            for part in bags.view(*shape[:2], some.parts, -1).unbind(2):
+                means += part.numpy()
+        counts = np.where(draws.counts > 0, draws.counts, np.nan)[:, None]
+        means /= np.ldexp(counts, -self._exponents[units])
+        means += self._lowest[units]
+        return means
 
-    def _slices(self) -> list[slice]:
-        starts = range(0, self.units, _TILE_UNITS)
-        return [slice(start, min(start + _TILE_UNITS, self.units)) for start in starts]
+
+@dataclass(frozen=True)
+class DrawsOfBlock:
+    """What some resamples drew of one block of stimuli.
+
+    Attributes
+    ----------
+    stimuli : tensor
+        The stimuli drawn, counted from the first of the block: those of each resample and of each
+        class of it, end to end.
+    starts : tensor
+        (resample * class_name * part,), where those of each resample and class start, cut into
+        parts of so few that they may be added in single precision.
+    parts : int
+        The number of parts, of which the last may be empty.
+    """
+
+    stimuli: torch.Tensor
+    starts: torch.Tensor
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -83,14 +108,13 @@ class ClassDraws:
         The number of resamples.
     counts : array
         (class_name,), the number of stimuli of each class.
-    passes : list
-        Classes; for each resample and each of these classes their next stimuli, end to end; and
-        where those of each resample and class start.
+    blocks : list of DrawsOfBlock
+        One for each 4,096 stimuli.
     """
 
     resamples: int
     counts: IntArray
-    passes: list[tuple[slice | IntArray, torch.Tensor, torch.Tensor]]
+    blocks: list[DrawsOfBlock]
 
 
 def prepare_draws(layouts: IntArray, counts: IntArray) -> ClassDraws:
@@ -104,20 +128,23 @@ def prepare_draws(layouts: IntArray, counts: IntArray) -> ClassDraws:
     counts : array
         (class_name,), the number of stimuli of each class.
     """
-    first = np.cumsum(counts) - counts
-    passes: list[tuple[slice | IntArray, torch.Tensor, torch.Tensor]] = []
-    for done in range(0, int(counts.max()), _SINGLE_TERMS):
-        present = np.flatnonzero(counts > done)
-        sizes = np.minimum(counts[present] - done, _SINGLE_TERMS)
-        ends = np.cumsum(sizes)
-        within = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
-        stimuli = layouts[:, np.repeat(first[present] + done, sizes) + within]
-        starts = np.arange(len(layouts))[:, None] * ends[-1] + (ends - sizes)
-        passes.append(
-            (
-                present if len(present) < len(counts) else slice(None),
-                torch.from_numpy(stimuli.ravel()),
-                torch.from_numpy(starts.ravel()),
-            )
-        )
-    return ClassDraws(len(layouts), counts, passes)
+    resamples, stimuli = layouts.shape
+    blocks, bags = -(-stimuli // _TILE_STIMULI), resamples * len(counts)
+    block = (layouts // _TILE_STIMULI).ravel()
+    bag = np.arange(0, bags, len(counts))[:, None] + np.repeat(np.arange(len(counts)), counts)
+    sizes = np.bincount(block * bags + bag.ravel(), minlength=blocks * bags).reshape(blocks, bags)
+    # Stable, and so within a block still by resample and class; 16 bits are sorted in two passes.
+    by_block = np.argsort(block.astype(np.uint16), kind="stable")
+    within = (layouts % _TILE_STIMULI).astype(np.int32).ravel()[by_block]
+    drawn = np.split(within, np.cumsum(sizes.sum(axis=1))[:-1])
+    return ClassDraws(resamples, counts, [_cut(*some) for some in zip(drawn, sizes, strict=True)])
+
+
+def _cut(stimuli: NDArray[np.int32], sizes: IntArray) -> DrawsOfBlock:
+    """Cut the draws of a block into as many parts as the largest class of any resample needs."""
+    ends = np.cumsum(sizes)
+    firsts = np.arange(0, max(sizes.max(), 1), _SINGLE_TERMS)
+    starts = np.minimum((ends - sizes)[:, None] + firsts, ends[:, None])
+    return DrawsOfBlock(
+        torch.from_numpy(stimuli), torch.from_numpy(starts.astype(np.int32).ravel()), len(firsts)
+    )

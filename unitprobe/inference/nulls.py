@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe import metrics
+from unitprobe.compiled import run_in_threads
 from unitprobe.errors import LabelError, OptionError
-from unitprobe.inference.class_sums import FloatArray, IntArray, ResponseTiles
+from unitprobe.inference.class_sums import ClassDraws, FloatArray, IntArray, ResponseTiles
 from unitprobe.inference.resampling import (
     BLOCK_BYTES,
     as_labelled_counts,
@@ -25,6 +26,7 @@ from unitprobe.inference.resampling import (
     redraw,
     shuffle,
 )
+from unitprobe.inference.selectivity_of_means import selectivity_of_means
 
 #: Every measure by class: the function of this name in `unitprobe.metrics`, with its defaults.
 ClassMeasure = Literal[
@@ -47,8 +49,8 @@ ClassMeasure = Literal[
 
 #: Measures that are functions of class means, and of counts, means and variances.
 OF_MEANS: dict[str, Callable[[FloatArray, IntArray], FloatArray]] = {
-    "class_selectivity": lambda means, counts: metrics.selectivity_index(means, counts),
-    "ccmas": lambda means, counts: metrics.selectivity_index(means, counts, weighting="stimulus"),
+    "class_selectivity": lambda means, counts: selectivity_of_means(means, counts, "class"),
+    "ccmas": lambda means, counts: selectivity_of_means(means, counts, "stimulus"),
 }
 OF_MOMENTS: dict[str, Callable[[IntArray, FloatArray, FloatArray], FloatArray]] = {
     "anova_f": lambda *moments: _anova_f(*moments),
@@ -137,9 +139,12 @@ def class_measures_null(
     _fill_from_means(results, values, classes, counts, layouts(), centre)
     if "roc_auc" in results:
         ranks = metrics.rank_responses(values).mid_ranks
-        for rows, units, (mean_ranks,) in _resampled_means([ranks], counts, layouts()):
-            by_class = metrics.roc_auc_from_mean_ranks(mean_ranks, counts)
+
+        def fill(rows: slice, units: slice, mean_ranks: list[FloatArray]) -> None:
+            by_class = metrics.roc_auc_from_mean_ranks(mean_ranks[0], counts)
             results["roc_auc"][rows, units] = metrics.best_over_classes(by_class)
+
+        _for_resampled_means(fill, [ranks], counts, layouts())
     ranking = _of_ranking(names, without={"roc_auc"})
     if ranking or "mutual_information" in results:
         ranked = metrics.rank_responses(values) if ranking else None
@@ -289,7 +294,8 @@ def _fill_from_means(
         needed += [deviations, deviations**2]
     if not needed:
         return
-    for rows, units, means in _resampled_means(needed, counts, layouts):
+
+    def fill(rows: slice, units: slice, means: list[FloatArray]) -> None:
         for name in of_means:
             results[name][rows, units] = OF_MEANS[name](means[0], counts)
         if of_moments:
@@ -298,6 +304,8 @@ def _fill_from_means(
             for name in of_moments:
                 moments = (counts, shifts + centre[:, units], variances)
                 results[name][rows, units] = OF_MOMENTS[name](*moments)
+
+    _for_resampled_means(fill, needed, counts, layouts)
 
 
 def _d_prime(counts: IntArray, means: FloatArray, variances: FloatArray) -> FloatArray:
@@ -311,16 +319,26 @@ def _anova_f(counts: IntArray, means: FloatArray, variances: FloatArray) -> Floa
     return np.where(explained > 1 - _NEGLIGIBLE_SHARE, np.inf, f)
 
 
-def _resampled_means(
-    matrices: Sequence[FloatArray], counts: IntArray, layouts: Iterator[IntArray]
-) -> Iterator[tuple[slice, slice, list[FloatArray]]]:
-    """Yield resamples, units, and the (resample, class_name, unit) means of each matrix."""
-    stimuli = matrices[0].shape[0]
+def _for_resampled_means(
+    fill: Callable[[slice, slice, list[FloatArray]], None],
+    matrices: Sequence[FloatArray],
+    counts: IntArray,
+    layouts: Iterator[IntArray],
+) -> None:
+    """Call ``fill(resamples, units, means)`` with the means (resample, class_name, unit).
+
+    The means are a list, of each matrix; the calls come from several threads, each for resamples
+    and units of its own.
+    """
     tiles = [ResponseTiles(matrix) for matrix in matrices]
-    block_size = max(1, BLOCK_BYTES // (8 * max(stimuli, 64 * counts.size)))
+    block_size = max(1, BLOCK_BYTES // (8 * max(matrices[0].shape[0], 64 * counts.size)))
     start = 0
     for draws in draws_in_blocks(layouts, counts, block_size):
         rows = slice(start, start + draws.resamples)
         start = rows.stop
-        for parts in zip(*(tile.class_means_by_tile(draws) for tile in tiles), strict=True):
-            yield rows, parts[0][0], [means for _, means in parts]
+
+        def of_tile(tile: int, rows: slice = rows, draws: ClassDraws = draws) -> None:
+            means = [matrix.class_means(tile, draws) for matrix in tiles]
+            fill(rows, tiles[0].units_of_tile[tile], means)
+
+        run_in_threads(of_tile, range(len(tiles[0].units_of_tile)))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unitprobe.compiled import run_in_threads
 from unitprobe.errors import OptionError
 from unitprobe.inference.class_sums import (
     ClassDraws,
@@ -203,9 +205,17 @@ def check_resamples(resamples: int) -> None:
 def draws_in_blocks(
     layouts: Iterator[IntArray], counts: IntArray, block_size: int
 ) -> Iterator[ClassDraws]:
-    """Yield the resamples, some at a time, ready for sums."""
-    while block := list(itertools.islice(layouts, block_size)):
-        yield prepare_draws(np.stack(block), counts)
+    """Yield the resamples, some at a time, ready for sums; the next are prepared meanwhile."""
+
+    def prepare() -> ClassDraws | None:
+        block = list(itertools.islice(layouts, block_size))
+        return prepare_draws(np.stack(block), counts) if block else None
+
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(prepare)
+        while (draws := upcoming.result()) is not None:
+            upcoming = pool.submit(prepare)
+            yield draws
 
 
 def _blocks(
@@ -213,7 +223,10 @@ def _blocks(
 ) -> Iterator[FloatArray]:
     tiles = ResponseTiles(responses)
     for draws in draws_in_blocks(layouts, counts, block_size):
-        means = np.empty((draws.resamples, counts.size, tiles.units))
-        for units, some in tiles.class_means_by_tile(draws):
-            means[:, :, units] = some
+        means = np.empty((draws.resamples, counts.size, responses.shape[1]))
+
+        def fill(tile: int, draws: ClassDraws = draws, means: FloatArray = means) -> None:
+            means[:, :, tiles.units_of_tile[tile]] = tiles.class_means(tile, draws)
+
+        run_in_threads(fill, range(len(tiles.units_of_tile)))
         yield means
