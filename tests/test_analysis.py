@@ -290,3 +290,40 @@ def test_a_trained_selectivity_is_the_analyzed_one(tree):
         regularizer(torch.from_numpy(stimuli.labels))
     expected = up.analyze(tree, metrics=["class_selectivity"])["class_selectivity"].mean()
     assert float(regularizer.selectivity) == pytest.approx(float(expected), abs=1e-5)
+
+
+def unreached(tree, layer, stimuli):
+    """The same recording, had these stimuli not reached a layer."""
+    node = tree[layer].to_dataset(inherit=False)
+    node["response"][stimuli] = np.nan
+    tree[layer] = xr.DataTree(node.assign_attrs(unreached_stimuli=len(stimuli)))
+    return tree
+
+
+def test_stimuli_that_did_not_reach_a_layer_are_left_out():
+    rng = np.random.default_rng(0)
+    responses, labels = rng.random((90, 4)), np.arange(90) % 3
+    some = np.arange(90) % 5 > 0
+    found = up.analyze(
+        unreached(recording(responses, labels), "relu", np.flatnonzero(~some)), null=20, bootstrap=9
+    )["relu"].to_dataset(inherit=False)
+    expected = up.analyze(recording(responses[some], labels[some]), null=20, bootstrap=9)["relu"]
+    for name, values in expected.data_vars.items():
+        if name != "population_sparseness":
+            np.testing.assert_array_equal(found[name].values, values.values, err_msg=str(name))
+    sparseness = found["population_sparseness"].values
+    assert np.isnan(sparseness[~some]).all()
+    np.testing.assert_array_equal(sparseness[some], expected["population_sparseness"].values)
+    assert found.attrs["unreached_stimuli"] == 18
+
+
+def test_a_layer_that_one_class_reached_is_left_out_with_a_warning():
+    responses, labels = np.random.default_rng(0).random((30, 4)), np.arange(30) % 3
+    tree = recording(responses, labels)
+    tree["other"] = tree["relu"].copy(deep=True)
+    tree = unreached(tree, "relu", np.flatnonzero(labels > 0))
+    with pytest.warns(UnitprobeWarning, match=r"1 of 2 layers are left out, the first 'relu'"):
+        assert list(up.analyze(tree, metrics=["gini"]).children) == ["other"]
+    tree = unreached(tree, "other", np.arange(30))
+    with pytest.raises(LabelError, match="no layer was reached by stimuli of two classes"):
+        up.analyze(tree)

@@ -136,8 +136,9 @@ def test_all_that_analyze_computes_by_itself_is_computed_or_named(tmp_path):
     streamed = analyze_network(build("reused"), make_stimuli(30))
     named = set(filter(None, streamed.attrs["needs_recording"].split(", ")))
     assert set(METRICS) - set(COMPARED) == {"twonn_dimension", "mle_dimension"}
-    assert named == {"twonn_dimension", "mle_dimension", "precision_at_k"}  # of 30 stimuli
-    assert set(METRICS) - named <= set(streamed["relu"].data_vars)
+    assert named == {"twonn_dimension", "mle_dimension"}
+    too_few = {"precision_at_k"}  # of 30 stimuli
+    assert set(METRICS) - named - too_few <= set(streamed["relu"].data_vars)
     assert streamed.attrs["stimulus_count"] == 30
 
 
@@ -166,6 +167,59 @@ def test_a_class_without_stimuli_is_left_out(tmp_path):
     )
     assert_same(streamed, recorded)
     assert np.isnan(streamed["relu"]["tuning_curve"][:, 2]).all()
+
+
+class Forked(nn.Module):
+    """Which of two layers a stimulus reaches depends on its values; all reach the last."""
+
+    input_size = (3, 8, 8)
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.threshold = threshold
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.bright, self.dark, self.last = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        features = self.conv(x).mean((2, 3))
+        bright = float(x.mean()) > self.threshold
+        return self.last(self.bright(features) if bright else self.dark(features))
+
+
+def test_what_did_not_reach_a_layer_is_left_out_as_from_a_recording(tmp_path):
+    torch.manual_seed(0)
+    stimuli = make_stimuli(90)
+    brightness = np.array([float(image.mean()) for image, _ in stimuli])
+    network = Forked(np.median(brightness)).eval()
+    with pytest.warns(UnitprobeWarning, match="was not reached by 45 of 90 stimuli"):
+        recorded, streamed = both(
+            tmp_path,
+            network,
+            stimuli,
+            metrics=[name for name in COMPARED if name != "precision_at_k"],
+        )
+    assert_same(streamed, recorded)
+    assert [recorded[layer].attrs.get("unreached_stimuli") for layer in ("bright", "last")] == [
+        45,
+        None,
+    ]
+    sparseness = streamed["dark"]["population_sparseness"].values
+    assert np.isnan(sparseness[brightness > network.threshold]).all()
+    alone = up.Stimuli(
+        np.stack([image for image, _ in stimuli])[brightness > network.threshold],
+        stimuli.labels[brightness > network.threshold],
+    )
+    only = analyze_network(network, alone, layers="bright")
+    np.testing.assert_allclose(
+        streamed["bright"]["class_selectivity"], only["bright"]["class_selectivity"], rtol=1e-6
+    )
+
+
+def test_shuffles_of_what_reaches_a_layer_need_a_recording():
+    stimuli = make_stimuli(40)
+    threshold = np.median([float(image.mean()) for image, _ in stimuli])
+    with pytest.raises(ResponseError, match=r"not reached by all stimuli, .*choose null=0"):
+        analyze_network(Forked(threshold).eval(), stimuli, null=10)
 
 
 def test_negative_responses_are_counted_and_only_what_they_spoil_is_rectified(tmp_path):

@@ -20,6 +20,7 @@ from unitprobe.analysis.catalogue import (
     with_inference,
 )
 from unitprobe.analysis.measured import MeasuredLayer
+from unitprobe.analysis.reached import place_stimuli, reached_layers
 from unitprobe.analysis.tables import add_false_discovery_rates, summarize_layers, warn_if_signed
 from unitprobe.errors import LabelError, OptionError, StoreError, nearest
 from unitprobe.progress import progress_bar
@@ -94,6 +95,10 @@ def analyze(
         The root has the mean over units of each statistic, by ``layer``. NaN stands where a
         statistic is not defined, such as the selectivity of a dead unit; means leave it out.
 
+        A layer that some stimuli did not reach, because the network's path depends on them, has the
+        statistics of those that did, and the attribute ``unreached_stimuli``; one that stimuli of
+        fewer than two classes reached is left out, with a warning.
+
     Raises
     ------
     OptionError
@@ -115,7 +120,7 @@ def analyze(
     >>> analysis["2"]["class_selectivity"].sizes
     Frozen({'unit': 5})
     """
-    names = _check_arguments(tree, metrics, null, bootstrap, seed)
+    _check_arguments(tree, metrics, null, bootstrap, seed)
     layers = [name for name, node in tree.children.items() if _array_name(node)]
     if not layers:
         raise StoreError("the recording has no layer; record it again")
@@ -127,6 +132,13 @@ def analyze(
             f"the {len(labels)} stimuli of the recording are of {len(present)} class; "
             "selectivity needs at least two"
         )
+    classes, ids = stimuli.sizes["class_name"], stimuli["stimulus"].to_numpy()
+    reached = {layer: _reached(tree, layer) for layer in layers}
+    layers = reached_layers(
+        {layer: np.bincount(labels[here], minlength=classes) for layer, here in reached.items()}
+    )
+    fewest = min(len(reached[layer]) for layer in layers)
+    names = list(metrics) if metrics is not None else default_metrics(fewest)
     null_names = with_inference(names, metrics is not None, QUICK_NULL) if null else []
     wanted = with_inference(names, metrics is not None, QUICK_BOOTSTRAP) if bootstrap else []
     interval_names = [name for name in wanted if name in NO_EFFECT]
@@ -134,11 +146,12 @@ def analyze(
     negative: dict[str, int] = {}
     with progress_bar("analyzing", len(layers), "layers", enabled=progress) as advance:
         for layer in layers:
-            responses = read_responses(tree, layer)
-            check_finite(responses, layer, stimuli["stimulus"].to_numpy())
+            here = reached[layer]
+            responses = read_responses(tree, layer)[here]
+            check_finite(responses, layer, ids[here])
             negative[layer] = int((responses < 0).sum())
-            measured = MeasuredLayer(responses, labels, stimuli.sizes["class_name"], signed, layer)
-            dataset = measured.dataset(names)
+            measured = MeasuredLayer(responses, labels[here], classes, signed, layer)
+            dataset = place_stimuli(measured.dataset(names), here, len(labels))
             shuffled = measured.null(dataset, null_names, null, seed)
             measured.intervals(dataset, interval_names, bootstrap, seed, shuffled)
             dataset.attrs.update(signed=signed, negative_responses=negative[layer])
@@ -196,20 +209,25 @@ def read_responses(tree: xr.DataTree, layer: str) -> npt.NDArray[Any]:
 
 def _check_arguments(
     tree: xr.DataTree, metrics: Sequence[str] | None, null: int, bootstrap: int, seed: int
-) -> list[str]:
+) -> None:
     if content_of(tree) != "recording":
         raise StoreError(
             f"analyze takes a recording, and what it is given holds: {content_of(tree)}"
         )
-    names = list(metrics) if metrics is not None else default_metrics(tree.sizes["stimulus"])
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in metrics or () if name not in METRICS]
     if unknown:
         near = ", ".join(nearest(unknown[0], METRICS))
         raise OptionError(f"metric {unknown[0]!r} is not known; the nearest are {near}")
     for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
         if value < 0:
             raise OptionError(f"{option}={value} is negative; give 0 or more")
-    return names
+
+
+def _reached(tree: xr.DataTree, layer: str) -> npt.NDArray[np.int64]:
+    """Return the indices of the stimuli that reached a layer."""
+    if not tree[layer].attrs.get("unreached_stimuli", 0):
+        return np.arange(tree.sizes["stimulus"])
+    return np.flatnonzero(~np.isnan(read_responses(tree, layer)).all(axis=1))
 
 
 def _array_name(node: xr.DataTree | xr.Dataset) -> str:

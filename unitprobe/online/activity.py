@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from unitprobe import metrics
@@ -73,6 +74,10 @@ class ActivityCounts(Accumulator):
         self._active = self._active + other._active
         self._negative = self._negative + other._negative
         self._zero = self._zero + other._zero
+
+    def class_counts(self) -> Results:
+        """Return the number of stimuli of each class, 0 before the first: (class_name,)."""
+        return results(self._counts) if self.stimuli else np.zeros(self.class_count)
 
     def fraction_active(self) -> Results:
         """Return `unitprobe.metrics.fraction_active`: (unit,)."""

@@ -142,8 +142,17 @@ class PopulationSparseness(Accumulator):
     def population_sparseness(self) -> Results:
         """Return `unitprobe.metrics.population_sparseness` by ascending index: (stimulus,)."""
         self._check_begun()
-        indices, values = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
-        return values[np.argsort(indices, kind="stable")]
+        values = np.concatenate([values for _, values in self._parts])
+        return values[self._order()]
+
+    def indices(self) -> Results:
+        """Return the indices of the stimuli that were seen, ascending: (stimulus,)."""
+        self._check_begun()
+        return np.concatenate([indices for indices, _ in self._parts])[self._order()]
+
+    def _order(self) -> Results:
+        indices = np.concatenate([indices for indices, _ in self._parts])
+        return np.argsort(indices, kind="stable")
 
 
 def _check_indices(indices: Tensor, responses: Tensor) -> None:

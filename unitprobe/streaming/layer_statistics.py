@@ -14,6 +14,7 @@ from torch import Tensor
 from unitprobe import metrics as m
 from unitprobe.analysis import LAYER_METRICS, NON_NEGATIVE
 from unitprobe.analysis.measured import add_interval, add_null
+from unitprobe.analysis.reached import place_stimuli
 from unitprobe.errors import ResponseError
 from unitprobe.online import (
     Accumulator,
@@ -240,14 +241,21 @@ class LayerStatistics:
         """How many responses were below 0."""
         return int(self._activity.negatives().sum())
 
-    def dataset(self) -> xr.Dataset:
-        """Return the statistics, labelled as `unitprobe.analyze` labels them.
+    @property
+    def class_counts(self) -> FloatArray:
+        """How many stimuli of each class (class_name,) were seen."""
+        return self._activity.class_counts()
+
+    def dataset(self, names: Sequence[str], stimuli: int) -> xr.Dataset:
+        """Return those of the statistics, labelled as `unitprobe.analyze` labels them.
+
+        `stimuli` is the number of all, of which some may not have reached the layer.
 
         Beside those from a histogram stands the bound on their error, ``..._error``.
         """
         dataset = xr.Dataset()
         spectrum: FloatArray | None = None
-        for name in self._names:
+        for name in names:
             statistic = _STATISTICS[name]
             accumulator = self._home(name)[statistic.kind]
             if name in LAYER_METRICS:
@@ -269,10 +277,16 @@ class LayerStatistics:
                 dataset[f"{name}_error"] = ("unit", values.error)
                 values = values.value
             dataset[name] = (dims, values)
-        if "max_informedness" in self._names:
+        if "max_informedness" in names:
             histogram = self._home("max_informedness")["class_histogram"]
             dataset["max_informedness_threshold"] = ("unit", _threshold(histogram, dataset))
-        return dataset
+        population = self._home("population_sparseness").get("population")
+        seen = np.arange(
+            self._activity.stimuli
+        )  # which they are matters only to what is by stimulus
+        if isinstance(population, PopulationSparseness):
+            seen = population.indices()
+        return place_stimuli(dataset, seen, stimuli)
 
     def add_inference(
         self, dataset: xr.Dataset, null_names: Sequence[str], interval_names: Sequence[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from unitprobe import metrics as m
 from unitprobe.analysis import (
-    METRICS,
     add_false_discovery_rates,
     summarize_layers,
     warn_if_signed,
 )
+from unitprobe.analysis.catalogue import default_metrics
+from unitprobe.analysis.reached import reached_layers
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import LabelError, ResponseError
 from unitprobe.layers import Selection
@@ -107,7 +109,8 @@ def analyze_network(
     LabelError
         The stimuli are of fewer than two classes.
     ResponseError
-        A layer gives NaN or infinite responses, or negative ones with ``signed="refuse"``.
+        A layer gives NaN or infinite responses, or negative ones with ``signed="refuse"``; or some
+        stimuli did not reach it, and a null or an interval is asked for.
     LayerNotFoundError, LayerError, ModelError, ImageError
         As `unitprobe.record`.
 
@@ -137,6 +140,8 @@ def analyze_network(
         first, chosen = several[:1], probe.resolve(several)
         check_layer_names(layer.name for layer in chosen)
         example = probe(first)
+        probe.unreached.clear()  # that was only to try
+        probe.stimulus_count = 0
         units = sum(response.shape[1] for response in example.values())
         names = fit_in_memory(names, units, classes, by_name=metrics is not None)
         null_names, interval_names = measures_with_inference(
@@ -169,6 +174,7 @@ def analyze_network(
             for layer, response in example.items()
         }
         share = share_of_rank(len(images))
+        before: Counter[str] = Counter()
         batches = load_batches(
             images, share, batch_size=batch_size, workers=workers, size=tuple(first.shape[1:])
         )
@@ -178,8 +184,9 @@ def analyze_network(
             for indices, responses in _read_chunks(probe, batches, share, units):
                 bags = {name: drawn.bags(indices) for name, drawn in resamples.items()}
                 chunk = Chunk(images.labels[indices], indices, bags)
+                missed, before = probe.unreached - before, Counter(probe.unreached)
                 for layer, values in responses.items():
-                    _update(statistics[layer], layer, values, chunk, images.ids)
+                    _update(statistics[layer], layer, values, chunk, images.ids, missed[layer])
                 advance(len(indices))
         attributes = {
             "network": network.name,
@@ -194,18 +201,25 @@ def analyze_network(
             "seed": seed,
             "signed": signed,
             "stimulus_count": len(images),
-            "needs_recording": ", ".join(name for name in METRICS if name not in names)
+            "needs_recording": ", ".join(
+                name for name in default_metrics(len(images)) if name not in names
+            )
             if metrics is None
             else "",
         }
     for of_layer in statistics.values():
         of_layer.merge_across_ranks()
+    kept = reached_layers({layer: of_layer.class_counts for layer, of_layer in statistics.items()})
+    statistics = {layer: statistics[layer] for layer in kept}
+    if metrics is None:
+        fewest = min(int(of_layer.class_counts.sum()) for of_layer in statistics.values())
+        names = [name for name in names if name in default_metrics(fewest)]
     warn_if_signed(
         {layer: of_layer.negative_responses for layer, of_layer in statistics.items()},
         signed,
         names,
     )
-    return _assemble(statistics, stimuli, attributes, null_names, interval_names)
+    return _assemble(statistics, names, stimuli, attributes, null_names, interval_names)
 
 
 def _read_chunks(
@@ -242,7 +256,22 @@ def _update(
     responses: Tensor,
     chunk: Chunk,
     ids: NDArray[np.str_],
+    missed: int,
 ) -> None:
+    """Let the statistics of a layer take in what reached it; `missed` stimuli did not."""
+    if missed:
+        if chunk.bags:
+            raise ResponseError(
+                f"layer {layer!r} was not reached by all stimuli, and which it would be is not "
+                "known beforehand; choose null=0 and bootstrap=0, or other layers, or record, then "
+                "analyze the recording"
+            )
+        reached = ~torch.isnan(responses).all(dim=1)
+        place = reached.cpu().numpy()
+        responses = responses[reached]
+        chunk = Chunk(chunk.labels[place], chunk.indices[place], chunk.bags)
+        if not len(responses):
+            return
     if not bool(torch.isfinite(responses).all()):
         check_finite(responses.cpu().numpy(), layer, ids[chunk.indices])
     try:
@@ -253,6 +282,7 @@ def _update(
 
 def _assemble(
     statistics: Mapping[str, LayerStatistics],
+    names: Sequence[str],
     stimuli: Stimuli,
     attributes: Mapping[str, Any],
     null_names: Sequence[str],
@@ -260,7 +290,7 @@ def _assemble(
 ) -> xr.DataTree:
     nodes: dict[str, xr.Dataset] = {}
     for layer, of_layer in statistics.items():
-        node = of_layer.dataset()
+        node = of_layer.dataset(names, len(stimuli))
         of_layer.add_inference(node, null_names, interval_names)
         node.attrs.update(
             signed=attributes["signed"], negative_responses=of_layer.negative_responses
