@@ -327,3 +327,21 @@ def test_a_layer_that_one_class_reached_is_left_out_with_a_warning():
     tree = unreached(tree, "other", np.arange(30))
     with pytest.raises(LabelError, match="no layer was reached by stimuli of two classes"):
         up.analyze(tree)
+
+
+def test_the_weights_of_the_network_stand_beside_what_its_units_do(tree):
+    network = networks.build_tiny()
+    found = up.analyze(tree, metrics=["gini"], model=network)
+    for layer, norms in up.weight_norms(network).items():
+        for name, expected in norms.items():
+            np.testing.assert_array_equal(found[layer][name], expected)
+            mean = found[name].sel(layer=layer)
+            np.testing.assert_allclose(mean, expected.mean(), err_msg=str(name))
+    assert {"incoming_l1", "outgoing_l2"} <= set(up.analysis.unit_table(found))
+
+
+def test_the_weights_of_another_network_are_refused(tree):
+    torch.manual_seed(5)
+    other = networks.ReusedInPlace()
+    with pytest.raises(StoreError, match=r"the recording is of weights \w+, the network has \w+"):
+        up.analyze(tree, metrics=["gini"], model=other)

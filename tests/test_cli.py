@@ -59,12 +59,14 @@ def store(images, tmp_path_factory):
 
 def test_record_analyze_ablate_report(images, store, tmp_path):
     code, out, _ = run(
-        *("analyze", store, "--null", 20, "--bootstrap", 20),
+        *("analyze", store, "--null", 20, "--bootstrap", 20, "--model", "networks:build_tiny"),
         *("--out", tmp_path / "a.h5", "--csv", tmp_path / "units.csv"),
     )
     assert code == 0
     assert "relu_1" in out
-    assert len((tmp_path / "units.csv").read_text().splitlines()) == 13
+    units = (tmp_path / "units.csv").read_text().splitlines()
+    assert len(units) == 13
+    assert "incoming_l1" in units[0]
     code, out, err = run(
         *("ablate", "networks:build_tiny", f"imagefolder:{images}", "--units", "0-2,4"),
         *("--out", tmp_path / "g.h5"),
@@ -76,7 +78,7 @@ def test_record_analyze_ablate_report(images, store, tmp_path):
         *("--out", tmp_path / "report"),
     )
     assert code == 0, err
-    assert (tmp_path / "report" / "index.html").stat().st_size > 1000
+    assert "Weights in" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_the_command_line_and_python_give_the_same_file(images, store, tmp_path, monkeypatch):
@@ -248,6 +250,13 @@ class TestMistakes:
         both = tmp_path / "y.h5"
         assert "different" in fails(2, "analyze", store, "--out", both, "--csv", both)
         assert store.read_bytes() == before
+
+    def test_a_network_beside_a_network(self, images, tmp_path):
+        line = fails(
+            *(2, "analyze", self.MODEL, f"imagefolder:{images}", "--model", self.MODEL),
+            *("--out", tmp_path / "a.h5"),
+        )
+        assert "--model networks:build_tiny is for a recording" in line
 
     def test_words_that_the_command_line_does_not_know(self, store, tmp_path):
         assert "--null" in fails(2, "analyze", store, "--out", tmp_path / "a.h5", "--null", "abc")

@@ -189,6 +189,27 @@ def test_the_network_is_left_as_it_was():
     same(found["relu_1"], None, norms(net.head.weight, axis=1))
 
 
+class Forked(nn.Module):
+    """Stimuli above and below a threshold go through different layers, then through one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.above, self.below = nn.Linear(3, 4), nn.ReLU(), nn.Tanh()
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x):
+        features = self.first(x)
+        return self.last(self.above(features) if float(x.sum()) > 0 else self.below(features))
+
+
+def test_what_the_pass_does_not_reach_is_not_known():
+    net = Forked()
+    example = torch.stack([torch.full((3,), 2.0), torch.full((3,), -1.0)])
+    found = weight_norms(net, layers=["above", "below"], example=example)
+    same(found["above"], norms(net.first.weight, axis=0), norms(net.last.weight, axis=1))
+    same(found["below"])
+
+
 def test_a_layer_that_is_none_is_refused():
     with pytest.raises(LayerNotFoundError, match="no layer of Sequential is named 'x'"):
         weight_norms(nn.Sequential(nn.Linear(2, 2)), layers="x", example=torch.rand(1, 2))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from unitprobe.errors import ModelError
 from unitprobe.layers import (
     CallWatcher,
     Selection,
@@ -128,8 +127,8 @@ def weight_norms(
     -------
     dict of str to Dataset
         By layer, in execution order, each (unit,): ``incoming_l1``, ``incoming_l2``,
-        ``outgoing_l1`` and ``outgoing_l2``, all at least 0; NaN where there are no such weights, or
-        where they cannot be told.
+        ``outgoing_l1`` and ``outgoing_l2``, all at least 0; NaN where there are no such weights,
+        where they cannot be told, and in a layer that `example` reaches only in part.
 
     Raises
     ------
@@ -187,10 +186,8 @@ def weight_norms(
     for layer in chosen:
         reading = reader.calls.get((Call(layer.owner, layer.operation, layer.call), layer.output))
         if reading is None or len(reading.outgoing.l1) != layer.units:
-            raise ModelError(
-                f"{network.name} did not compute layer {layer.name!r} of {layer.units} units in a "
-                "second pass; its path changes from pass to pass"
-            )
+            # The path depends on the data, and this pass took another.
+            reading = _Reading(layer.units, None, object())
         found[layer.name] = reading.dataset()
     return found
 

@@ -142,6 +142,17 @@ def test_all_that_analyze_computes_by_itself_is_computed_or_named(tmp_path):
     assert streamed.attrs["stimulus_count"] == 30
 
 
+def test_the_weights_are_measured_as_with_a_recording(tmp_path):
+    network, stimuli = build("dead"), make_stimuli(30)
+    tree = up.record(network, stimuli, tmp_path / "s.h5", layers="relu")
+    recorded = up.analyze(tree, metrics=["gini"], model=network)["relu"]
+    streamed = analyze_network(network, stimuli, layers="relu")["relu"]
+    for name in ("incoming_l1", "incoming_l2", "outgoing_l1", "outgoing_l2"):
+        np.testing.assert_array_equal(streamed[name], recorded[name])
+    assert float(streamed["incoming_l1"][0]) == 0 < float(streamed["outgoing_l1"][0])
+    assert "incoming_l1" not in analyze_network(network, stimuli, metrics=["gini"])["relu"]
+
+
 def test_measures_of_separation_are_those_of_the_responses(tmp_path):
     from unitprobe import metrics
 

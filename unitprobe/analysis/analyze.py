@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from torch import nn
 
 from unitprobe import metrics as m
 from unitprobe.analysis.catalogue import (
@@ -22,7 +23,9 @@ from unitprobe.analysis.catalogue import (
 from unitprobe.analysis.measured import MeasuredLayer
 from unitprobe.analysis.reached import place_stimuli, reached_layers
 from unitprobe.analysis.tables import add_false_discovery_rates, summarize_layers, warn_if_signed
+from unitprobe.analysis.weights import add_weight_norms, check_weights
 from unitprobe.errors import LabelError, OptionError, StoreError, nearest
+from unitprobe.models import Network
 from unitprobe.progress import progress_bar
 from unitprobe.responses import check_finite
 from unitprobe.store import SCHEMA_VERSION, content_of
@@ -48,6 +51,7 @@ def analyze(
     bootstrap: int = 0,
     seed: int = 0,
     signed: m.SignPolicy = "refuse",
+    model: Network | nn.Module | None = None,
     progress: bool = True,
 ) -> xr.DataTree:
     """Measure every unit and layer of a recording.
@@ -71,6 +75,9 @@ def analyze(
         What to do with negative responses where a measure is defined for non-negative ones: raise;
         set them to zero; subtract the smallest response of the unit; or compute the formula all
         the same, with a warning (it is then unbounded).
+    model : Network or nn.Module, optional
+        The network that was recorded, of which the weights are measured too: ``incoming_l1``,
+        ``incoming_l2``, ``outgoing_l1`` and ``outgoing_l2``, see `unitprobe.weight_norms`.
     progress : bool
         Show a progress bar if standard error is a terminal.
 
@@ -108,7 +115,9 @@ def analyze(
     ResponseError
         A layer has NaN or infinite responses, or negative ones that are refused.
     StoreError
-        The tree is not a recording.
+        The tree is not a recording, or one of another network than `model`.
+    ModelError, LayerNotFoundError
+        `model` does not run, or has none of the layers.
 
     Examples
     --------
@@ -121,6 +130,8 @@ def analyze(
     Frozen({'unit': 5})
     """
     _check_arguments(tree, metrics, null, bootstrap, seed)
+    if model is not None:
+        check_weights(tree, model)
     layers = [name for name, node in tree.children.items() if _array_name(node)]
     if not layers:
         raise StoreError("the recording has no layer; record it again")
@@ -157,6 +168,8 @@ def analyze(
             dataset.attrs.update(signed=signed, negative_responses=negative[layer])
             nodes[layer] = dataset.assign_coords(unit=tree[layer]["unit"].values)
             advance(1)
+    if model is not None:
+        add_weight_norms(nodes, model)
     warn_if_signed(negative, signed, names)
     add_false_discovery_rates(nodes)
     root = summarize_layers(nodes).assign_coords(

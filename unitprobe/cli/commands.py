@@ -200,6 +200,9 @@ def analyze(
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,
     signed: Signed = "refuse",
     csv: Annotated[Path | None, typer.Option(help="Also write the units to this CSV.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The network of the recording, for the norms of its weights.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     select: Layers = None,
@@ -219,6 +222,8 @@ def analyze(
     from unitprobe.store import check_output, open_store, save_tree, writing
     from unitprobe.streaming import analyze_network
 
+    if stimuli is not None and model is not None:
+        raise OptionError(f"--model {model} is for a recording; {source} is the network already")
     check_output(out, overwrite=overwrite)
     if csv is not None:
         check_output(csv, overwrite=overwrite)
@@ -235,7 +240,10 @@ def analyze(
     }
     with processes_of_torchrun() as writes:
         if stimuli is None:
-            result = analyze(open_store(source), **options)
+            recorded = None
+            if model is not None:
+                recorded = load_network(model, weights, pretrained, num_classes, class_names)
+            result = analyze(open_store(source), model=recorded, **options)
         else:
             images = load_images(stimuli, split, limit, seed)
             result = analyze_network(

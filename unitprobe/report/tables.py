@@ -140,6 +140,8 @@ UNIT_COLUMNS = (
     Column("class_selectivity_corrected", "Corrected", "selectivity minus shuffled", digits(3)),
     Column("class_selectivity_q", "q", "false discovery rate", chance),
     Column("fraction_active", "Active", "share of stimuli it responds to", percent),
+    Column("incoming_l1", "Weights in", "L1 norm of the weights into it", digits(2)),
+    Column("outgoing_l1", "Weights out", "L1 norm of the weights that read it", digits(2)),
     Column("accuracy_drop", "Drop", "accuracy drop without it, in points", points),
     Column(
         "max_class_accuracy_drop",

@@ -21,6 +21,7 @@ from unitprobe.analysis import (
 )
 from unitprobe.analysis.catalogue import default_metrics
 from unitprobe.analysis.reached import reached_layers
+from unitprobe.analysis.weights import add_weight_norms
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import LabelError, ResponseError
 from unitprobe.layers import Selection
@@ -99,7 +100,8 @@ def analyze_network(
         histogram, with the bound on its error beside it: ``gini``, ``half_max_share``, ``roc_auc``,
         ``average_precision``, ``recall_at_precision``, ``max_f1``, ``max_informedness`` and
         ``mutual_information``. The exact value lies within ``..._error`` of them, and the threshold
-        of the largest informedness is one with the value that is given.
+        of the largest informedness is one with the value that is given. Where `metrics` is None, it
+        has the norms of the weights too, as ``analyze(tree, model=model)``.
 
     Raises
     ------
@@ -219,7 +221,10 @@ def analyze_network(
         signed,
         names,
     )
-    return _assemble(statistics, names, stimuli, attributes, null_names, interval_names)
+    nodes = _nodes(statistics, names, attributes, null_names, interval_names)
+    if metrics is None:
+        add_weight_norms(nodes, network, several)
+    return _assemble(nodes, stimuli, attributes)
 
 
 def _read_chunks(
@@ -280,22 +285,29 @@ def _update(
         raise ResponseError(f"layer {layer!r}, {error}") from error
 
 
-def _assemble(
+def _nodes(
     statistics: Mapping[str, LayerStatistics],
     names: Sequence[str],
-    stimuli: Stimuli,
     attributes: Mapping[str, Any],
     null_names: Sequence[str],
     interval_names: Sequence[str],
-) -> xr.DataTree:
+) -> dict[str, xr.Dataset]:
+    """Return the statistics of each layer."""
     nodes: dict[str, xr.Dataset] = {}
     for layer, of_layer in statistics.items():
-        node = of_layer.dataset(names, len(stimuli))
+        node = of_layer.dataset(names, attributes["stimulus_count"])
         of_layer.add_inference(node, null_names, interval_names)
         node.attrs.update(
             signed=attributes["signed"], negative_responses=of_layer.negative_responses
         )
         nodes[layer] = node.assign_coords(unit=np.arange(of_layer.units))
+    return nodes
+
+
+def _assemble(
+    nodes: Mapping[str, xr.Dataset], stimuli: Stimuli, attributes: Mapping[str, Any]
+) -> xr.DataTree:
+    """Return the statistics of all layers with their summary."""
     if all("class_selectivity_p" in node for node in nodes.values()):
         add_false_discovery_rates(nodes)
     root = summarize_layers(nodes).assign_coords(

@@ -1,0 +1,51 @@
+"""What the network says of its units beside their responses: the norms of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from torch import Tensor, nn
+
+from unitprobe.errors import StoreError
+from unitprobe.models import Network, as_network
+from unitprobe.weights import weight_norms
+
+#: Per unit, as `unitprobe.weight_norms` names and defines them.
+WEIGHT_NORMS = ("incoming_l1", "incoming_l2", "outgoing_l1", "outgoing_l2")
+
+
+def add_weight_norms(
+    nodes: Mapping[str, xr.Dataset], model: Network | nn.Module, example: Tensor | None = None
+) -> None:
+    """Add the norms of the weights into and out of each unit to the node of each layer.
+
+    NaN where they cannot be told, and in a layer that `example` does not reach.
+
+    Raises
+    ------
+    ModelError, LayerNotFoundError
+        As `unitprobe.weight_norms`.
+    """
+    norms = weight_norms(model, layers=lambda layer: layer.name in nodes, example=example)
+    for layer, node in nodes.items():
+        for name in WEIGHT_NORMS:
+            unknown = np.full(node.sizes["unit"], np.nan)
+            node[name] = ("unit", norms[layer][name].values if layer in norms else unknown)
+
+
+def check_weights(tree: xr.DataTree, model: Network | nn.Module) -> None:
+    """Refuse a network that is not the one of a recording.
+
+    Raises
+    ------
+    StoreError
+        Its weights are others.
+    """
+    recorded, given = tree.attrs.get("weights_fingerprint"), as_network(model).fingerprint
+    if recorded != given:
+        raise StoreError(
+            f"the recording is of weights {recorded}, the network has {given}; give the network "
+            "that was recorded"
+        )
