@@ -227,6 +227,16 @@ class TestForwardStopsAfterTheLastWantedLayer:
         assert not ran
         assert networks.count_hooks(model) == 0
 
+    def test_only_when_the_probe_runs_the_network(self):
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        images = torch.randn(5, 4)
+        expected = model(images)
+        with Probe(model, "1") as probe:
+            before = probe(images)["1"]
+            assert torch.equal(model(images), expected)
+            assert model(images).requires_grad
+            assert torch.equal(probe(images)["1"], before)
+
     def test_no_network_swallows_it_and_nothing_stays_behind(self):
         class Catches(nn.Module):
             def forward(self, x):

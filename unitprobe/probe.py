@@ -136,7 +136,8 @@ class Probe:
         self._pool = pool
         self._watcher: CallWatcher | None = None
         self._module = inside(self._network.module)
-        self._responses: dict[str, Tensor] = {}
+        # None while nobody asks: the user runs the network, who must get its output.
+        self._responses: dict[str, Tensor] | None = None
         self._one_by_one = False
         self._open = False
         self.stimulus_count = 0
@@ -208,7 +209,7 @@ class Probe:
         """Return the responses of the layers that all of these stimuli reached."""
         watcher = self._watcher
         assert watcher is not None
-        self._responses = {}
+        responses = self._responses = {}
         with evaluating(self._module), torch.no_grad(), watcher.alone():
             try:
                 self._module(stimuli)
@@ -220,10 +221,13 @@ class Probe:
                     f"{self._network.name} does not run on stimuli of shape "
                     f"{tuple(stimuli.shape)} (stimulus, channel, y, x): {reason}"
                 ) from error
-        responses, self._responses = self._responses, {}
+            finally:
+                self._responses = None
         return {name: found for name, found in responses.items() if len(found) == len(stimuli)}
 
     def _keep(self, layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
+        if self._responses is None:
+            return
         assert layer.unit_axis is not None
         self._responses[layer.name] = pool_activation(activation, layer.unit_axis, self._pool)
         if len(self._responses) == len(self.layers):
