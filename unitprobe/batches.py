@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -101,6 +102,9 @@ def load_these_batches(
     """
     if workers < 0:
         raise OptionError(f"workers={workers} is negative; 0 loads images in this process")
+    if stimuli.ready_images(range(1)) is not None:
+        yield from _ready_batches(stimuli, batches, pinned=pinned)
+        return
     loader = DataLoader(
         _Numbered(stimuli, range(len(stimuli))),
         batch_sampler=[list(batch) for batch in batches],
@@ -116,6 +120,16 @@ def load_these_batches(
         last = str(error).strip().splitlines()[-1]
         message = last.partition("Error: ")[2] if "Traceback" in str(error) else str(error)
         raise type(error)(message) from error
+
+
+def _ready_batches(
+    stimuli: Stimuli, batches: Sequence[Sequence[int]], *, pinned: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches:
+        images = stimuli.ready_images(batch, pinned=pinned)
+        assert images is not None
+        labels = torch.from_numpy(stimuli.labels[np.asarray(batch)])
+        yield images, labels
 
 
 def _check_device(device: str | torch.device) -> torch.device:

@@ -342,6 +342,32 @@ class TestOwnImages:
         assert stimuli[1][0].mean() == 2
         assert stimuli.fingerprint
 
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_ready_images_are_those_that_are_given_out_one_by_one(self, dtype):
+        images = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(dtype)
+        stimuli = Stimuli(images, [0, 1, 0, 1, 1]).select([4, 0, 1, 3])
+        chosen = stimuli.ready_images([2, 0])
+        assert torch.equal(chosen, torch.stack([stimuli[2][0], stimuli[0][0]]))
+        assert chosen.dtype == torch.float32
+
+    def test_a_network_may_write_into_ready_images(self):
+        images = np.ones((4, 1, 2, 2), np.float32)
+        stimuli = Stimuli(images, [0, 1, 0, 1])
+        stimuli.ready_images(range(3)).zero_()
+        stimuli.ready_images(range(4)).zero_()
+        assert images.all()
+
+    def test_only_an_array_of_floats_has_ready_images(self):
+        class Flipped(Stimuli):
+            def __getitem__(self, index):
+                image, label = super().__getitem__(index)
+                return image.flip(-1), label
+
+        floats = np.ones((2, 1, 2, 2), np.float32)
+        assert Stimuli(list(map(torch.tensor, floats)), [0, 1]).ready_images([0]) is None
+        assert Stimuli(np.ones((2, 2, 2), np.uint8), [0, 1]).ready_images([0]) is None
+        assert Flipped(floats, [0, 1]).ready_images([0]) is None
+
     def test_a_list_of_byte_arrays(self):
         images = [np.zeros((2, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)]
         stimuli = Stimuli(images, [0, 1])
@@ -428,6 +454,13 @@ class TestFingerprint:
             Stimuli(x.astype(np.float32)[:, None], [0, 1, 1]),
         ]
         assert len({variant.fingerprint for variant in variants}) == len(variants)
+
+    def test_of_an_array_is_that_of_a_list_of_its_images(self):
+        x = np.random.default_rng(0).standard_normal((70, 3, 2, 2), np.float32)
+        labels = np.arange(70) % 2
+        assert Stimuli(x, labels).fingerprint == Stimuli(list(x), labels).fingerprint
+        turned = np.asfortranarray(x)
+        assert Stimuli(turned, labels).fingerprint == Stimuli(x, labels).fingerprint
 
     def test_changes_with_a_file(self, folder):
         stimuli = load_stimuli(f"imagefolder:{folder}")

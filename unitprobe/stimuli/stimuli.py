@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import torch
 
 from unitprobe.errors import LabelError, StimuliError
 from unitprobe.stimuli.files import ImageFiles
+
+#: Images that are hashed together.
+_HASHED = 64
 
 
 class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -102,6 +106,29 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
             image = self.transform(image)
         return image, int(self.labels[index])
 
+    def ready_images(self, indices: npt.ArrayLike, *, pinned: bool = False) -> torch.Tensor | None:
+        """Return network inputs (stimulus, channel, y, x) at once, as a copy.
+
+        None where they are not `ready` in one array in memory, so that each is read by itself.
+        `pinned` copies them to pinned memory.
+
+        Examples
+        --------
+        >>> stimuli = Stimuli(np.zeros((4, 3, 8, 8), np.float32), labels=[0, 0, 1, 1])
+        >>> stimuli.ready_images([3, 1]).shape
+        torch.Size([2, 3, 8, 8])
+        """
+        one_by_one = type(self).__getitem__ is not Stimuli.__getitem__
+        if one_by_one or not self.ready or not isinstance(self._images, np.ndarray):
+            return None
+        places = self._places[np.asarray(indices)]
+        first, stop = int(places[0]), int(places[0]) + len(places)
+        in_order = np.array_equal(places, np.arange(first, stop))
+        # In memory of PyTorch's own: how NumPy's is aligned can change the last bit of a result.
+        images = torch.empty((len(places), *self._images.shape[1:]), pin_memory=pinned)
+        images.numpy()[...] = self._images[first:stop] if in_order else self._images[places]
+        return images
+
     def __repr__(self) -> str:
         return f"Stimuli({self.name!r}: {len(self)} images, {len(self.class_names)} classes)"
 
@@ -112,19 +139,29 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         Of a folder's images the path and the file size stand for the contents. Computed afresh at
         each access.
         """
-        digest = hashlib.blake2b(digest_size=32)
+        digest = hashlib.sha256()
         digest.update(repr([self.class_names, self.ids.tolist(), self.labels.tolist()]).encode())
-        for place in self._places:
+        blocks = [self._places[i : i + _HASHED] for i in range(0, len(self), _HASHED)]
+        # All cores hash an array; a sequence of another kind may not bear several readers.
+        threads = None if isinstance(self._images, np.ndarray) else 1
+        with ThreadPoolExecutor(threads) as pool:
+            for part in pool.map(self._digest, blocks):
+                digest.update(part)
+        return digest.hexdigest()
+
+    def _digest(self, places: npt.NDArray[np.intp]) -> bytes:
+        digest = hashlib.sha256()
+        for place in places.tolist():
             if isinstance(self._images, ImageFiles):
-                digest.update(self._images.describe(int(place)).encode())
+                digest.update(self._images.describe(place).encode())
                 continue
-            image = self._images[int(place)]
+            image = self._images[place]
             image = image if isinstance(image, np.ndarray) else _as_image(image)
-            pixels = np.asarray(image)
+            pixels = np.ascontiguousarray(image)
             mode = getattr(image, "mode", "")
             digest.update(f"{mode} {pixels.dtype} {pixels.shape}".encode())
-            digest.update(pixels.tobytes())
-        return digest.hexdigest()
+            digest.update(pixels.data)
+        return digest.digest()
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Stimuli:
         """Return the same stimuli, sharing the images, with another transform.
