@@ -124,6 +124,7 @@ class CallWatcher:
         self._report = report
         self._modules = modules
         self._operations = operations
+        self._operation_names = None if operations is None else {name for _, name in operations}
         self._on_begin = on_begin
         self._counts: Counter[tuple[str, str | None]] = Counter()
         self._path: list[str] = [""]
@@ -255,16 +256,19 @@ class CallWatcher:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run one intercepted function and report it."""
-        if self._reporting or self._is_deaf():
-            return function(*args, **kwargs)
         # The compiler looks through a cache, and warns of it.
         compiling = torch.compiler.is_compiling()
-        if function in COMPOSITES and not compiling and self._mode is not None:
+        operation = (operation_name.__wrapped__ if compiling else operation_name)(function)
+        composite = function in COMPOSITES
+        # Most functions end here, and a small network feels every microsecond of theirs.
+        unwanted = self._operation_names is not None and operation not in self._operation_names
+        if (unwanted and not composite) or self._reporting or self._is_deaf():
+            return function(*args, **kwargs)
+        if composite and not compiling and self._mode is not None:
             with self._mode:
                 output = _opened(function)(*args, **kwargs)
         else:
             output = function(*args, **kwargs)
-        operation = (operation_name.__wrapped__ if compiling else operation_name)(function)
         if operation is None:
             return output
         key = (self._path[-1], operation)

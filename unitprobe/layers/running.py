@@ -18,11 +18,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     devices runs on one. PyTorch's fused transformer path is switched off: it computes no activation
     in between.
     """
-    flags = [(child, child.training) for child in module.modules()]
-    parallel = [child for child in module.modules() if isinstance(child, nn.DataParallel)]
+    children = list(module.modules())
+    training = [child for child in children if child.training]
+    parallel = [child for child in children if isinstance(child, nn.DataParallel)]
     devices = [child.device_ids for child in parallel]
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
+    if training:  # to set the flags of all, again for each batch, takes longer than to look
+        module.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     for wrapper in parallel:
         wrapper.device_ids = []
@@ -33,8 +35,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for wrapper, before in zip(parallel, devices, strict=True):
             wrapper.device_ids = before
-        for child, training in flags:
-            child.training = training
+        for child in training:
+            child.training = True
 
 
 def _uncompiled() -> AbstractContextManager[None]:
