@@ -187,6 +187,7 @@ def weight_norms(
         reading = reader.calls.get((Call(layer.owner, layer.operation, layer.call), layer.output))
         if reading is None or len(reading.outgoing.l1) != layer.units:
             # The path depends on the data, and this pass took another.
+            assert layer.units is not None
             reading = _Reading(layer.units, None, object())
         found[layer.name] = reading.dataset()
     return found

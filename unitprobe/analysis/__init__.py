@@ -1,6 +1,7 @@
 """From a recording to a table: every statistic of every unit, labelled."""
 
 from unitprobe.analysis.analyze import analyze, read_responses
+from unitprobe.analysis.baseline import compare_analyses
 from unitprobe.analysis.catalogue import (
     CLASS_MEASURES,
     LAYER_METRICS,
@@ -24,6 +25,7 @@ __all__ = [
     "UNIT_METRICS",
     "add_false_discovery_rates",
     "analyze",
+    "compare_analyses",
     "layer_table",
     "read_responses",
     "summarize_layers",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from unitprobe.cli.ablate import ablate
+from unitprobe.cli.compare import compare
 from unitprobe.cli.options import (
     BatchSize,
     Classes,
@@ -269,6 +270,7 @@ def analyze(
 
 
 app.command()(ablate)
+app.command()(compare)
 
 
 @app.command()

@@ -1,0 +1,58 @@
+"""The command that holds a network against a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from unitprobe.cli.options import Overwrite, Seed, Signed
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# What is printed, where both have it; the file has all.
+_SHOWN = ("class_selectivity_corrected", "class_selectivity", "lifetime_sparseness", "d_prime")
+_COLUMNS = ("layer", "value", "baseline", "difference", "low", "high", "auc", "q")
+
+
+def compare(
+    network: Annotated[Path, typer.Argument(help="An analysis, or a recording.")],
+    baseline: Annotated[
+        Path, typer.Argument(help="The same of a baseline, such as the network untrained.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The CSV file to write.")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="Only this statistic of units. May be repeated.")
+    ] = None,
+    null: Annotated[int, typer.Option(help="Label shuffles, if a recording is given.")] = 200,
+    signed: Signed = "refuse",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare the units of a network with those of a baseline, layer by layer."""
+    from unitprobe.analysis import analyze, compare_analyses
+    from unitprobe.store import check_output, content_of, open_store, writing
+
+    if out is not None:
+        check_output(out, overwrite=overwrite)
+
+    def analysis_of(path: Path) -> xr.DataTree:
+        tree = open_store(path)
+        if content_of(tree) != "recording":
+            return tree
+        return analyze(tree, null=null, seed=seed, signed=cast(Any, signed))
+
+    table = compare_analyses(
+        analysis_of(network), analysis_of(baseline), metrics=metrics, seed=seed
+    )
+    if out is not None:
+        with writing(out):
+            table.to_csv(out, index=False)
+    for name in metrics or [name for name in _SHOWN if name in set(table["metric"])]:
+        rows = table.loc[table["metric"] == name, list(_COLUMNS)]
+        typer.echo(f"{name}\n{rows.to_string(index=False, float_format='%.3f')}\n")
+    layers, statistics = table["layer"].nunique(), table["metric"].nunique()
+    where = "" if out is None else f": {out}"
+    typer.echo(f"compared {layers} layers by {statistics} statistics{where}")
