@@ -1,11 +1,14 @@
 """Every family of timm and torchvision, against plain forward hooks and a mode of its own.
 
-A short row of networks runs by default; ``pytest -m zoo tests/zoo`` runs one of every family.
+A short row of networks runs by default; ``pytest -m zoo tests/zoo`` runs one of every family, with
+ZOO_SECONDS as many as fit in that time.
 """
 
 import functools
 import gc
 import itertools
+import os
+import time
 
 import members
 import networks
@@ -21,6 +24,7 @@ from unitprobe.layers import NONLINEARITIES, find_layers
 
 IMAGES = 4
 SIZES = (64, 96, 112, 128, 160, 192, 224)
+END = time.monotonic() + float(os.environ.get("ZOO_SECONDS", "inf"))
 
 #: The axis along which a module makes channels.
 MAKERS = {nn.Conv2d: 1, nn.BatchNorm2d: 1, nn.Linear: -1}
@@ -220,4 +224,6 @@ def test_a_short_row_of_networks(name):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name in FULL if name not in SHORT])
 def test_one_network_of_every_family(name):
+    if time.monotonic() > END:
+        pytest.skip("ZOO_SECONDS are over")
     run(name)
