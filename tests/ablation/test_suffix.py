@@ -38,6 +38,31 @@ class Plain(nn.Sequential):
         self.append(nn.Linear(48, 4))
 
 
+class Shortcuts(nn.Module):
+    """Maps of 12 and 7 places with units for tiles: shortcuts, and ReLUs that others read too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 5, 3, 3)
+        self.convs = nn.ModuleList(nn.Conv2d(32, 32, 3, 1, 1, bias=n > 2) for n in range(8))
+        self.down = nn.Conv2d(32, 40, 1, 2, 1)
+        self.late = nn.ModuleList(nn.Conv2d(40, 40, 3, 1, 1) for _ in range(2))
+        self.head = nn.Linear(40, 4)
+
+    def forward(self, x):
+        relu = nn.functional.relu
+        x = relu(self.stem(x))
+        for first, second in zip(self.convs[:4:2], self.convs[1:4:2], strict=True):
+            x = relu(second(relu(first(x))) + x)
+        y = self.convs[4](x)
+        x = relu(x - y) + self.convs[5](relu(y))
+        x = relu(self.convs[6](x) + self.convs[7](x))
+        x = self.down(x)
+        x = torch.tanh(x + self.late[0](x))
+        y = self.late[1](x)
+        return self.head(relu(y + y).mean((2, 3)))
+
+
 class Gated(nn.Module):
     """A residual block of a depthwise convolution, a squeeze-excite gate and a grouped one."""
 
@@ -62,6 +87,7 @@ class Gated(nn.Module):
 
 NETWORKS = {
     "plain": Plain,
+    "shortcuts": Shortcuts,
     "in place and reused": networks.ReusedInPlace,
     "residual": lambda: ResNet(
         BasicBlock, (1, 1, 1, 1), channels=(8, 16, 48, 64), num_classes=4, stem_width=8
@@ -172,7 +198,7 @@ def test_logits_are_those_of_the_full_engine(pairs, name, mode):
     assert float((expected - intact).abs().max()) > 1e-3, "the test needs ablations that matter"
 
 
-@pytest.mark.parametrize("name", ["residual", "vision transformer", "windows"])
+@pytest.mark.parametrize("name", ["residual", "shortcuts", "vision transformer", "windows"])
 def test_groups_and_directions_are_those_of_the_full_engine(pairs, name):
     pair = pairs(name)
     generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,7 @@
 The network runs as a graph (`graph`). Its intact values are kept where an ablated layer's suffix,
 all that depends on the layer, reads them. Many ablations of one layer run through the suffix
 together (`variants`): as long as units are treated apart, only the ablated ones (`narrow`), and
-convolutions of small maps with fewer multiplications (`small_maps`).
+convolutions with fewer multiplications (`small_maps`, `tiles`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unitprobe.ablation.graph import Batched, NetworkGraph, Node, is_place
 from unitprobe.ablation.narrow import Narrow
 from unitprobe.ablation.replacements import Batch, Replacement
 from unitprobe.ablation.targets import Targets
-from unitprobe.ablation.variants import Suffix, VariantRun, small_map_convolutions
+from unitprobe.ablation.variants import Suffix, VariantRun, quick_convolutions
 from unitprobe.errors import ModelError, OptionError
 
 #: Computes the logits (target, stimulus, output) of some targets.
@@ -62,7 +62,7 @@ class SuffixEngine:
         # A half-precision result depends on the way it is computed: keep to the network's own.
         self._exact = all(value.dtype in (torch.float32, torch.float64) for value in numbers)
         reached = {node: None for one in self._suffixes.values() for node in one.nodes}
-        self._convolutions = small_map_convolutions(graph, reached, memory // 4)
+        self._convolutions = quick_convolutions(graph, reached, memory // 4)
         on_processor = all(value.device.type == "cpu" for value in numbers)
         self._workers = torch.get_num_threads() if on_processor else 1
         self._run_bytes = min(_CACHE_BYTES, memory // 8) if on_processor else memory // 4

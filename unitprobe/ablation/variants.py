@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from unitprobe.ablation.graph import NetworkGraph, Node, is_place
 from unitprobe.ablation.narrow import Narrow, apply_rule, split, tile
 from unitprobe.ablation.small_maps import SmallMapConvolution
+from unitprobe.ablation.tiles import TiledConvolution
 
 aten = torch.ops.aten
 
@@ -26,6 +27,9 @@ _ARITHMETIC: dict[Any, Any] = {
     aten.mul.Tensor: aten.mul_.Tensor,
 }
 _MAKE_NEW = frozenset((aten.conv2d.default, aten.linear.default, *_ARITHMETIC))
+
+#: A convolution with fewer products than by its definition.
+Convolution: TypeAlias = SmallMapConvolution | TiledConvolution
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ class VariantRun:
         What is run.
     intact : mapping of Node to value
         Values of the intact network, constants among them.
-    convolutions : mapping of Node to SmallMapConvolution
-        Convolutions that are computed this way.
+    convolutions : mapping of Node to Convolution
+        Convolutions that are computed with fewer products.
     count, stimuli : int
         Number of variants, and of stimuli of each.
     """
@@ -95,7 +99,7 @@ class VariantRun:
         graph: NetworkGraph,
         suffix: Suffix,
         intact: Mapping[Node, Any],
-        convolutions: Mapping[Node, SmallMapConvolution],
+        convolutions: Mapping[Node, Convolution],
         count: int,
         stimuli: int,
     ) -> None:
@@ -119,7 +123,7 @@ class VariantRun:
         for node in self._suffix.nodes:
             if is_place(node):
                 values[node] = values[node.args[0]]
-            else:
+            elif node not in values:  # a convolution computes what follows it too
                 values[node] = self._compute(node)
             for source in self._suffix.last_use.get(node, ()):
                 values.pop(source, None)
@@ -135,8 +139,11 @@ class VariantRun:
             found = self._compute_narrow(node)
             if found is not None:
                 return found
-        if node in self._convolutions:
-            return self._convolve(node)
+        convolution = self._convolutions.get(node)
+        if isinstance(convolution, SmallMapConvolution):
+            return self._convolve(node, convolution)
+        if convolution is not None:
+            return self._convolve_and_add(node, convolution)
         if node.target in _ARITHMETIC and not node.kwargs:
             found = self._combine(node)
             if found is not None:
@@ -182,15 +189,34 @@ class VariantRun:
             and isinstance(self._values.get(node), Tensor)
         )
 
-    def _convolve(self, node: Node) -> Tensor:
+    def _convolve(self, node: Node, convolution: SmallMapConvolution) -> Tensor:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         wide = _position_first(self._whole(source))
         intact = _position_first(self._intact[source])
         change = (split(wide, self._count, 2) - intact[:, :, None]).flatten(2, 3)
-        mixed = self._convolutions[node](change)
+        mixed = convolution(change)
         split(mixed, self._count, 2).add_(_position_first(self._intact[node])[:, :, None])
         return mixed.permute(2, 3, 0, 1)
+
+    def _convolve_and_add(self, node: Node, convolution: TiledConvolution) -> Tensor:
+        """Convolve; also add what the only reader adds, and apply the ReLU that reads that."""
+        values, last, shortcut = self._values, node, None
+        reader = _only_reader(node)
+        if reader is not None and reader.target is aten.add.Tensor and not reader.kwargs:
+            other = next((one for one in reader.args if one is not node), None)
+            given = values.get(other)
+            if isinstance(given, Tensor) and _are_alike(reader, node, other):
+                last, shortcut = reader, given
+        reader = _only_reader(last)
+        relu = reader is not None and reader.target is aten.relu.default
+        source, intact = node.args[0], self._intact
+        whole = self._whole(source)
+        result = convolution(whole, intact[source], intact[node], shortcut, relu=relu)
+        values[last] = result
+        if relu:
+            values[reader] = result
+        return result
 
     def _combine(self, node: Node) -> Tensor | None:
         """Add, subtract or multiply activations without copies of intact ones."""
@@ -223,6 +249,10 @@ class VariantRun:
         return combined
 
 
+def _only_reader(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def _are_alike(*nodes: Node) -> bool:
     values = [node.meta["val"] for node in nodes]
     return all(
@@ -235,9 +265,9 @@ def _position_first(maps: Tensor) -> Tensor:
     return maps.permute(2, 3, 0, 1).contiguous()
 
 
-def small_map_convolutions(
+def quick_convolutions(
     graph: NetworkGraph, nodes: Iterable[Node], memory: int
-) -> dict[Node, SmallMapConvolution]:
+) -> dict[Node, Convolution]:
     """Return the convolutions among some operations that few multiplications suffice for.
 
     Parameters
@@ -249,7 +279,7 @@ def small_map_convolutions(
     memory : int
         Bytes that their transformed kernels may take.
     """
-    found: dict[Node, SmallMapConvolution] = {}
+    found: dict[Node, Convolution] = {}
     for node in nodes:
         if node.target is not aten.conv2d.default or node.kwargs:
             continue
@@ -259,10 +289,14 @@ def small_map_convolutions(
         if weight is None or plain != [(1, 1), (1, 1), (1, 1), 1]:
             continue
         height, width = node.meta["val"].shape[2:]
-        if not SmallMapConvolution.suits(weight, height, width):
-            continue
-        memory -= SmallMapConvolution.bytes_of(weight, height, width)
-        if memory < 0:
-            break
-        found[node] = SmallMapConvolution(weight, height, width)
+        if SmallMapConvolution.suits(weight, height, width):
+            memory -= SmallMapConvolution.bytes_of(weight, height, width)
+            if memory < 0:
+                break
+            found[node] = SmallMapConvolution(weight, height, width)
+        elif TiledConvolution.suits(weight, height, width):
+            memory -= TiledConvolution.bytes_of(weight)
+            if memory < 0:
+                break
+            found[node] = TiledConvolution(weight)
     return found

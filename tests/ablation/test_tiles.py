@@ -1,0 +1,80 @@
+"""Convolutions in tiles are convolutions, with what follows them."""
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from unitprobe.ablation import tiles
+from unitprobe.ablation.tiles import TiledConvolution
+
+pytest.importorskip("numba")
+
+
+def make(shape, stimuli=3, variants=4, units=(5, 6)):
+    """Return a weight, and intact and varied maps."""
+    generator = torch.Generator().manual_seed(0)
+    into, out = units
+    weight = torch.randn(out, into, 3, 3, generator=generator) / (3 * into**0.5)
+    intact = torch.randn(stimuli, into, *shape, generator=generator)
+    maps = intact.repeat(variants, 1, 1, 1) + torch.randn(
+        variants * stimuli, into, *shape, generator=generator
+    )
+    return weight, intact, maps
+
+
+def convolve(maps, weight):
+    return conv2d(maps.double(), weight.double(), padding=1)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 4), (7, 14), (5, 6), (1, 2)], ids=str)
+def test_equals_a_convolution(shape):
+    weight, intact, maps = make(shape)
+    found = TiledConvolution(weight)(maps, intact, convolve(intact, weight).float())
+    torch.testing.assert_close(found.double(), convolve(maps, weight), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("added", [True, False])
+def test_adds_a_shortcut_and_applies_a_relu(added, relu):
+    weight, intact, maps = make((8, 8))
+    expected = convolve(maps, weight)
+    shortcut = torch.randn(expected.shape) if added else None
+    if added:
+        expected += shortcut
+    if relu:
+        expected = expected.relu()
+    base = convolve(intact, weight).float()
+    found = TiledConvolution(weight)(maps, intact, base, shortcut, relu=relu)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
+
+
+def test_blocks_change_nothing_but_rounding(monkeypatch):
+    weight, intact, maps = make((8, 8), stimuli=5, variants=4)
+    base = convolve(intact, weight).float()
+    whole = TiledConvolution(weight)(maps, intact, base)
+    monkeypatch.setattr(tiles, "_FEWEST_TILES", 12)
+    monkeypatch.setattr(tiles, "_BLOCK_BYTES", 1)
+    in_threes = TiledConvolution(weight)(maps, intact, base)
+    torch.testing.assert_close(in_threes, whole, rtol=0, atol=1e-5)
+
+
+def test_what_did_not_change_stays_exactly_as_it_was():
+    weight, intact, _ = make((8, 8))
+    base = convolve(intact, weight).float()
+    found = TiledConvolution(weight)(intact.repeat(2, 1, 1, 1), intact, base)
+    assert torch.equal(found, base.repeat(2, 1, 1, 1))
+
+
+def test_suits_only_where_it_pays(monkeypatch):
+    def suits(shape, height, width, dtype=torch.float32):
+        return TiledConvolution.suits(torch.zeros(shape, dtype=dtype), height, width)
+
+    assert suits((32, 32, 3, 3), 8, 8)
+    assert suits((64, 64, 3, 3), 7, 7)
+    assert not suits((64, 64, 3, 3), 5, 5), "mostly padding"
+    assert not suits((64, 64, 3, 3), 4, 4), "a small map"
+    assert not suits((64, 64, 5, 5), 8, 8), "another kernel"
+    assert not suits((16, 64, 3, 3), 8, 8), "few units"
+    assert not suits((64, 64, 3, 3), 8, 8, torch.float64), "another type"
+    monkeypatch.setattr(tiles, "compile_loop", lambda _: None)
+    assert not suits((64, 64, 3, 3), 8, 8), "no compiler"
