@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -320,6 +321,19 @@ def test_status_tells_of_a_finished_file_and_of_none(store, tmp_path):
     assert "layers: 2" in out
     assert "size: " in out
     assert "does not exist" in fails(2, "status", tmp_path / "none.h5")
+
+
+def test_status_verifies_the_numbers_if_asked(store, tmp_path):
+    code, out, _ = run("status", store, "--verify")
+    assert code == 0
+    assert "numbers: as they were recorded" in out
+    data = bytearray(store.read_bytes())
+    with h5py.File(store) as file:
+        data[file["relu/response"].id.get_chunk_info(0).byte_offset] ^= 1
+    (tmp_path / "copy.h5").write_bytes(data)
+    assert "numbers of the stimuli 0 to 31 have" in fails(
+        2, "status", tmp_path / "copy.h5", "--verify"
+    )
 
 
 def test_a_file_larger_than_allowed_is_refused_before_anything_is_written(images, tmp_path):

@@ -9,7 +9,7 @@ from unitprobe.probe import Probe
 from unitprobe.record import record
 from unitprobe.regularizer import SelectivityRegularizer, alpha_schedule
 from unitprobe.stimuli import Stimuli, load_stimuli
-from unitprobe.store import open_store, save_tree
+from unitprobe.store import open_store, save_tree, verify_store
 from unitprobe.streaming import analyze_network
 from unitprobe.weights import weight_norms
 
@@ -34,5 +34,6 @@ __all__ = [
     "record",
     "save_tree",
     "unit_table",
+    "verify_store",
     "weight_norms",
 ]

@@ -163,9 +163,12 @@ def record(
 @app.command()
 def status(
     store: Annotated[Path, typer.Argument(help="The file that is or was recorded.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare all numbers with their checksums.")
+    ] = False,
 ) -> None:
     """Tell how far a recording is, also while another process writes it."""
-    from unitprobe.store import format_seconds, format_size, recording_status
+    from unitprobe.store import format_seconds, format_size, recording_status, verify_store
 
     found = recording_status(store)
     done, total = found.stimuli_done, found.stimuli
@@ -182,6 +185,9 @@ def status(
         typer.echo(f"time left: about {format_seconds(found.seconds_left)}")
     if not found.complete and not found.active:
         typer.echo("no process records it; the same recording goes on where it stopped")
+    if verify:
+        verify_store(store, progress=True)
+        typer.echo("numbers: as they were recorded")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from unitprobe.store.schema import (
 from unitprobe.store.shards import Range, Shards
 from unitprobe.store.sizes import format_seconds, format_size, parse_size
 from unitprobe.store.status import RecordingStatus, recording_status
+from unitprobe.store.verify import verify_store
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -32,5 +33,6 @@ __all__ = [
     "parse_size",
     "recording_status",
     "save_tree",
+    "verify_store",
     "writing",
 ]

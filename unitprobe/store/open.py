@@ -68,7 +68,7 @@ def open_store(
     ('stimulus', 'unit') mean
     """
     target = Path(path)
-    content = _check(target)
+    content = check_store(target)
     engine: Any = RecordingBackend if content == "recording" else "h5netcdf"
     try:
         return xr.open_datatree(target, engine=engine, chunks=chunks)
@@ -129,8 +129,14 @@ def content_of(tree: xr.DataTree) -> str:
     return str(content)
 
 
-def _check(path: Path) -> str:
-    """Return what a file holds, or refuse it."""
+def check_store(path: Path) -> str:
+    """Return what a file holds, as `content_of` says it, or refuse it.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreError, OptionError
+        As `open_store`.
+    """
     if not path.exists():
         raise StoreNotFoundError(_why_missing(path))
     if path.parent.name.endswith(".partial") and path.name in ("data", "compressed"):

@@ -1,8 +1,10 @@
-"""A checksum over the structure of a file, so that HDF5 never sees a damaged one.
+"""A seal at the end of a file, so that damage is seen, and HDF5 never sees a damaged structure.
 
 HDF5 believes what a file says: one wrong bit in its structure can crash it, hang it or make it ask
 for all memory. So a finished file ends with a seal, bytes behind the end of HDF5's own, which no
-other reader looks at: where the structure stands, and the checksum of it. Whoever changes the file
+other reader looks at: where the structure stands, the checksum of it, and the checksums that the
+shards of a recording had when they were written. The structure is checked whenever a file is
+opened, the numbers when somebody asks (`unitprobe.store.verify_store`). Whoever changes the file
 with HDF5 removes the seal with it, and the file opens as one without.
 """
 
@@ -11,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from unitprobe.errors import StoreError
 from unitprobe.store.layout import Extent, structure_of
@@ -23,12 +25,40 @@ _TAIL = 8 + len(_MAGIC)  # length of the text before it, and the magic
 _BLOCK = 2**20
 
 
-def seal(path: Path) -> None:
+class SealedShard(NamedTuple):
+    """Some stimuli of a recording, and the checksum of all their numbers."""
+
+    start: int
+    stop: int
+    crc32: int
+
+
+class Seal(NamedTuple):
+    """What the seal of a file says.
+
+    Attributes
+    ----------
+    whole : bool
+        The structure is the whole file: there are no numbers beside it.
+    shards : sequence of SealedShard
+        Checksums of the numbers; none if they are not known.
+    """
+
+    whole: bool
+    shards: Sequence[SealedShard]
+
+
+def seal(path: Path, shards: Iterable[SealedShard] = ()) -> None:
     """Append the seal to a finished HDF5 file and flush it to disk."""
     extents = structure_of(path)
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        record = {"size": size, "extents": extents, "sha256": _checksum(file, extents)}
+        record = {
+            "size": size,
+            "extents": extents,
+            "sha256": _checksum(file, extents),
+            "shards": list(shards),
+        }
         text = json.dumps(record).encode()
         file.seek(size)
         file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
@@ -36,8 +66,13 @@ def seal(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def check_seal(path: Path) -> None:
+def check_seal(path: Path) -> Seal | None:
     """Refuse a file whose structure is not what it was when it was sealed.
+
+    Returns
+    -------
+    Seal or None
+        What its seal says, if there is one.
 
     Raises
     ------
@@ -47,11 +82,11 @@ def check_seal(path: Path) -> None:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size < _TAIL:
-            return
+            return None
         file.seek(size - _TAIL)
         tail = file.read(_TAIL)
         if tail[8:] != _MAGIC:
-            return
+            return None
         try:
             length = int.from_bytes(tail[:8], "little")
             if length > size - _TAIL:
@@ -66,11 +101,13 @@ def check_seal(path: Path) -> None:
                 sum(count for _, count in extents) > sealed
             ):
                 raise ValueError("its seal is damaged")
+            shards = [SealedShard(*map(int, shard)) for shard in record.get("shards", ())]
             same = _checksum(file, extents) == record["sha256"]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StoreError(f"{path} is damaged: {error}; record it again") from error
     if not same:
         raise StoreError(f"{path} is damaged: its structure has changed; record it again")
+    return Seal(sum(count for _, count in extents) == sealed, shards)
 
 
 def _checksum(file: BinaryIO, extents: Iterable[Extent]) -> str:

@@ -34,7 +34,7 @@ from unitprobe.store.files import (
 from unitprobe.store.layout import ArrayLayout, layout_of, structure_of
 from unitprobe.store.lock import RecordingLock
 from unitprobe.store.schema import SCHEMA_VERSION, Recording
-from unitprobe.store.seal import seal
+from unitprobe.store.seal import SealedShard, seal
 from unitprobe.store.skeleton import compress, variable_path, write_skeleton
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -193,7 +193,8 @@ class Shards:
                 finished = self.folder / "compressed"
                 reserve(finished, self._recording.file_bytes)
                 compress(self._data, finished, self._recording)
-            seal(finished)
+            shards = (SealedShard(m.start, m.stop, m.crc32) for m in marks.values())
+            seal(finished, sorted(shards))
             put_in_place(finished, self._target)
         self.remove()
 
