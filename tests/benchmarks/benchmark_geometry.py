@@ -14,8 +14,13 @@ def run(quick: bool) -> list[Row]:
     """Return the time of each measure over that of its reference."""
     rng = np.random.default_rng(0)
     stimuli, units = (2000, 64) if quick else (20_000, 512)
-    points = np.maximum(rng.standard_normal((stimuli, units)), 0)
-    rows = _intrinsic(points, f"{stimuli:,} stimuli x {units} units")
+    white = rng.standard_normal((stimuli, units))
+    # Variances that fall as 1/rank, along directions that are no unit's: so do those of networks.
+    turn, _ = np.linalg.qr(rng.standard_normal((units, units)))
+    falling = (rng.standard_normal((stimuli, units)) / np.sqrt(np.arange(1, units + 1))) @ turn
+    size = f"{stimuli:,} stimuli x {units} units"
+    rows = _intrinsic(np.maximum(white, 0), f"rectified white noise, {size}")
+    rows += _intrinsic(np.maximum(falling, 0), f"rectified noise of falling spectrum, {size}")
     stimuli, units = (2000, 256) if quick else (50_000, 2048)
     wide = rng.standard_normal((stimuli, units))
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import special_ortho_group
 
 from unitprobe import metrics
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics.intrinsic_dimension import nearest_distances
 
 DIMENSIONS = {"twonn": metrics.twonn_dimension, "mle": metrics.mle_dimension}
 each = pytest.mark.parametrize("dimension", DIMENSIONS.values(), ids=DIMENSIONS.keys())
@@ -79,33 +76,6 @@ def test_a_planted_manifold_has_its_dimension_in_fifty_units(kind, expected):
     points = sheet(kind)
     assert metrics.twonn_dimension(points) == pytest.approx(expected, rel=0.07)
     assert metrics.mle_dimension(points) == pytest.approx(expected, rel=0.07)
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.integers(3, 200),
-    st.integers(1, 30),
-    st.floats(-8, 8),
-    st.floats(0, 3),
-)
-def test_no_neighbour_is_missed_whatever_the_scale_and_spread(seed, n, units, scale, spread):
-    rng = np.random.default_rng(seed)
-    # Tight clusters and outliers, where single precision alone cannot tell distances apart.
-    clusters = rng.normal(size=(3, units)) * 10.0 ** rng.uniform(0, 6)
-    points = clusters[rng.integers(0, 3, n)] + rng.normal(size=(n, units))
-    points = points * np.exp(spread * rng.normal(size=(n, 1))) * 10.0**scale
-    for count in {1, 2, min(20, n - 1)}:
-        found = nearest_distances(points, count)
-        np.testing.assert_allclose(found, literal_distances(points, count), rtol=1e-12)
-
-
-def test_blocks_give_what_the_whole_gives(monkeypatch):
-    points = np.random.default_rng(3).normal(size=(300, 7))
-    whole = nearest_distances(points, 20)
-    monkeypatch.setattr("unitprobe.metrics.intrinsic_dimension._BOUNDS", 5000)
-    monkeypatch.setattr("unitprobe.metrics.intrinsic_dimension._DIFFERENCES", 100)
-    np.testing.assert_array_equal(nearest_distances(points, 20), whole)
 
 
 @each

@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 
 from unitprobe.errors import OptionError
 from unitprobe.metrics._arrays import Array, as_responses
+from unitprobe.metrics._neighbours import nearest_distances
 
 FloatArray = NDArray[np.float64]
-IndexArray = NDArray[np.intp]
-
-_BOUNDS = 1 << 24  # bounds of distances that are held at a time
-_DIFFERENCES = 1 << 18  # differences that are: few enough for the cache of a processor
 
 
 def twonn_dimension(responses: Array) -> float:
@@ -112,86 +109,6 @@ def mle_dimension(responses: Array, *, neighbours: int = 20) -> float:
     logs = np.log(nearest_distances(points, neighbours))
     inverse = np.mean(logs[:, -1:] - logs[:, :-1])
     return float(1.0 / inverse) if inverse > 0 else float("nan")
-
-
-def nearest_distances(points: FloatArray, count: int) -> FloatArray:
-    """Return the exact distances of each point to its nearest neighbours.
-
-    Parameters
-    ----------
-    points : array
-        (point, coordinate), finite.
-    count : int
-        Neighbours of each point, fewer than there are points.
-
-    Returns
-    -------
-    array
-        (point, neighbour), ascending, the point itself left out.
-
-    Notes
-    -----
-    Matrix products in single precision bound every squared distance from both sides, which leaves
-    few pairs that may be neighbours; the distances of these are computed from the differences in
-    double precision. The bounds are those of rounding, so no neighbour is ever missed; where
-    clusters are tight beside the distances between them, more pairs remain and it takes longer.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> nearest_distances(np.array([[0.0], [1.0], [3.0]]), 2)
-    array([[1., 3.],
-           [1., 2.],
-           [2., 3.]])
-    """
-    total, units = points.shape
-    scaled = points - points.mean(axis=0)
-    scaled /= np.abs(scaled).max() or 1.0
-    squares = np.einsum("ij,ij->i", scaled, scaled)
-    # In groups of points of like length: the nearest of each group bounds the distances sought.
-    size = max(1, min(64, total // (8 * count)))
-    groups = -(-total // size)
-    places = np.full(groups * size, -1)
-    places[:total] = np.argsort(squares)
-    places = places.reshape(groups, size).T.ravel()  # place p is of group p % groups
-    filled = places >= 0
-    single = np.where(filled[:, None], scaled[places], 0.0).astype(np.float32)
-    lengths = np.where(filled, squares[places], np.inf).astype(np.float32)
-    # Twice what rounding to, and a sum of `units` products in, single precision can come to.
-    slack = np.float32((units + 16) * np.finfo(np.float32).eps) * np.where(filled, lengths, 0)
-    slack += np.float32(units * np.finfo(np.float32).tiny)
-    group_slack = 2 * slack.reshape(size, groups).max(axis=0)
-
-    nearest = np.empty((total, count))
-    points_in_place = np.flatnonzero(filled)
-    step = max(1, _BOUNDS // len(places))
-    for start in range(0, total, step):
-        block = points_in_place[start : start + step]
-        # Lower bounds of the squared distances, less the squared length of the block's points.
-        lower = (-2 * single[block]) @ single.T
-        lower += lengths - slack
-        lower[np.arange(len(block)), block] = np.inf
-        upper = lower.reshape(len(block), size, groups).min(axis=1) + group_slack
-        reach = np.partition(upper, count - 1, axis=1)[:, count - 1] + 2 * slack[block]
-        own, other = np.divmod(np.flatnonzero(lower <= reach[:, None]), len(places))
-        own_places = places[block]
-        distances = _exact_distances(points, own_places[own], places[other])
-        ascending = np.lexsort((distances, own))
-        first = np.searchsorted(own, np.arange(len(block)))
-        nearest[own_places] = distances[ascending][first[:, None] + np.arange(count)]
-    return nearest
-
-
-def _exact_distances(points: FloatArray, first: IndexArray, second: IndexArray) -> FloatArray:
-    """Return the distance of each pair of points, without cancellation."""
-    distances = np.empty(len(first))
-    step = max(1, _DIFFERENCES // points.shape[1])
-    for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        difference = points[first[part]]
-        difference -= points[second[part]]
-        distances[part] = np.einsum("ij,ij->i", difference, difference)
-    return np.sqrt(distances)
 
 
 def _distinct(responses: Array) -> FloatArray:
