@@ -16,6 +16,7 @@ import scipy.stats
 import sklearn.metrics
 
 from unitprobe import metrics as m
+from unitprobe import online
 
 PAGE = Path(__file__).parent.parent / "docs" / "agreement.md"
 SEEDS = range(4)
@@ -87,6 +88,20 @@ def literal_localist(x, labels):
         return max(v[labels == c].min() - v[labels != c].max() for c in np.unique(labels))
 
     return max(gap(x), gap(-x))
+
+
+def literal_top_class(x, labels):
+    return max((x[labels == c] > x[labels != c].max()).sum() for c in np.unique(labels))
+
+
+def literal_precision(x, labels, k=60):
+    """The share of each class in the first k, ties at the last in every order alike."""
+    last = np.sort(x)[-k]
+    above, equal = x > last, x == last
+    weight = (k - above.sum()) / equal.sum()
+    return (
+        max((labels[above] == c).sum() + weight * (labels[equal] == c).sum() for c in range(6)) / k
+    )
 
 
 def informedness(member, x):
@@ -215,6 +230,8 @@ ROWS = [
     Row("class_selectivity", "loop", m.class_selectivity, literal_selectivity, POSITIVE),
     Row("ccmas", "loop", m.ccmas, literal_ccmas, POSITIVE),
     Row("localist_selectivity", "loop", m.localist_selectivity, literal_localist),
+    Row("top_class_selectivity", "loop", m.top_class_selectivity, literal_top_class),
+    Row("precision_at_k", "loop", m.precision_at_k, literal_precision),
     Row("roc_auc", "scikit-learn", m.roc_auc, best(sklearn.metrics.roc_auc_score)),
     Row(
         "average_precision",
@@ -254,6 +271,13 @@ ROWS = [
     ),
     Row("hoyer_sparseness", "loop", lambda x, _: m.hoyer_sparseness(x), lambda x, _: hoyer(x)),
     Row("gini", "mean of differences", lambda x, _: m.gini(x), lambda x, _: gini(x), POSITIVE),
+    Row(
+        "half_max_share",
+        "loop",
+        lambda x, _: m.half_max_share(x),
+        lambda x, _: (x >= x.max() / 2).mean(),
+        POSITIVE,
+    ),
     Row(
         "kurtosis",
         "scipy",
@@ -346,6 +370,42 @@ ROWS = [
 ]
 
 
+#: Measures that one pass has from a histogram, of each unit and class or of each unit.
+FROM_HISTOGRAM = (
+    "roc_auc_by_class",
+    "average_precision_by_class",
+    "max_informedness_by_class",
+    "max_f1_by_class",
+    "recall_at_precision_by_class",
+    "mutual_information",
+    "half_max_share",
+    "gini",
+)
+
+
+def compare_one_pass(name):
+    """Return how far one pass is from all responses at most, its largest bound, how many values.
+
+    The last is whether every difference is within its own bound.
+    """
+    differences, errors = [], []
+    for data in LAYER:
+        if data == "signed" and name in ("gini", "half_max_share"):
+            continue
+        for seed in SEEDS:
+            responses, labels = DATA[data](np.random.default_rng(seed))
+            labelled = () if name in ("gini", "half_max_share") else (labels,)
+            histogram = online.ResponseHistogram(6)
+            for part in np.array_split(np.arange(len(responses)), 5):
+                histogram.update(responses[part], labels[part])
+            found = getattr(histogram, name)()
+            exact = getattr(m, name)(responses, *labelled)
+            differences.append(np.abs(found.value - exact).ravel())
+            errors.append(found.error.ravel())
+    off, bounds = np.concatenate(differences), np.concatenate(errors)
+    return off.max(), bounds.max(), len(off), bool((off <= bounds + 1e-12).all())
+
+
 def is_installed(row):
     """Tell whether the reference of a row can be imported."""
     return not row.needs or importlib.util.find_spec(row.needs) is not None
@@ -400,13 +460,29 @@ of a similarity is a bent part of the first.
 """
 
 
+ONE_PASS = """
+## In one pass
+
+What `unitprobe.online.ResponseHistogram` gives, with its default bins, beside the measure of all
+responses at once. Every value is within its own bound.
+
+| measure | largest difference below | largest bound below | values |
+|---|---|---|---|
+"""
+
+
 def write_page():
-    """Write the table to docs/agreement.md."""
+    """Write the tables to docs/agreement.md."""
     lines = []
     for row in ROWS:
         difference, span, count = compare(row)
         lines.append(as_line(row, bound(difference), span, count))
-    PAGE.write_text(HEAD + "\n".join(lines) + "\n")
+    passes = []
+    for name in FROM_HISTOGRAM:
+        off, error, count, _ = compare_one_pass(name)
+        shown = (math.ceil(1000 * value + 0.5) / 1000 for value in (off, error))
+        passes.append(f"| `{name}` | {' | '.join(map(str, shown))} | {count} |")
+    PAGE.write_text(HEAD + "\n".join(lines) + "\n" + ONE_PASS + "\n".join(passes) + "\n")
 
 
 if __name__ == "__main__":
