@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5netcdf
 import h5py
 import numpy as np
 
+from unitprobe.store.netcdf import Dimension, NetcdfWriter, write_attributes
 from unitprobe.store.schema import SCHEMA_VERSION, LayerArray, Recording, compression_filter
 
 
@@ -17,19 +17,21 @@ def write_skeleton(path: Path, recording: Recording) -> None:
     placed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     placed.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     placed.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    with h5netcdf.File(path, "w") as file:
-        _write_root(file, recording, "none")
+    with h5py.File(path, "w", track_order=True) as file:
+        writer = NetcdfWriter(file)
+        stimulus = _write_root(file, writer, recording, "none")
         for array in recording.arrays:
-            _write_layer(file, array, recording, dcpl=placed)
+            _write_layer(file, writer, array, recording, stimulus, dcpl=placed)
 
 
 def compress(source: Path, path: Path, recording: Recording) -> None:
     """Write a finished file once more, compressed as the recording says."""
     filters = compression_filter(recording.compression)
-    with h5py.File(source, "r") as raw, h5netcdf.File(path, "w") as file:
-        _write_root(file, recording, recording.compression or "none")
+    with h5py.File(source, "r") as raw, h5py.File(path, "w", track_order=True) as file:
+        writer = NetcdfWriter(file)
+        stimulus = _write_root(file, writer, recording, recording.compression or "none")
         for array in recording.arrays:
-            variable = _write_layer(file, array, recording, **filters)
+            variable = _write_layer(file, writer, array, recording, stimulus, **filters)
             numbers = raw[array.layer][array.variable]
             rows = numbers.chunks[0]
             for start in range(0, len(numbers), rows):
@@ -41,42 +43,55 @@ def variable_path(array: LayerArray) -> str:
     return f"{array.layer}/{array.variable}"
 
 
-def _write_root(file: Any, recording: Recording, compression: str) -> None:
-    file.attrs["unitprobe_content"] = "recording"
-    file.attrs["unitprobe_schema"] = np.int64(SCHEMA_VERSION)
-    file.attrs["complete"] = np.int64(1)
-    file.attrs["compression"] = compression
-    file.attrs["coordinates"] = "label"  # for xarray: no variable of its own
-    for name, value in {**recording.provenance, **recording.contents}.items():
-        # The layers are the groups of the file, and an attribute holds no more than 64 kB.
-        if name != "layers":
-            file.attrs[name] = value
-    file.dimensions = {
-        "stimulus": len(recording.ids),
-        "class_name": len(recording.class_names),
-    }
-    text = h5py.string_dtype()
-    stimulus = file.create_variable(
-        "stimulus", ("stimulus",), text, data=np.asarray(recording.ids, dtype=object)
+def _write_root(
+    file: h5py.File, writer: NetcdfWriter, recording: Recording, compression: str
+) -> Dimension:
+    """Write all but the layers, and return the dimension of the stimuli."""
+    # The layers are the groups of the file, and an attribute holds no more than 64 kB.
+    described = {**recording.provenance, **recording.contents}
+    described.pop("layers", None)
+    write_attributes(
+        file,
+        {
+            "unitprobe_content": "recording",
+            "unitprobe_schema": np.int64(SCHEMA_VERSION),
+            "complete": np.int64(1),
+            "compression": compression,
+            "coordinates": "label",  # for xarray: no variable of its own
+            **described,
+        },
     )
-    stimulus.attrs["long_name"] = "identity of the stimulus"
-    names = np.asarray(list(recording.class_names), dtype=object)
-    class_name = file.create_variable("class_name", ("class_name",), text, data=names)
-    class_name.attrs["long_name"] = "name of the class"
-    label = file.create_variable("label", ("stimulus",), np.int64, data=recording.labels)
+    text = h5py.string_dtype()
+    stimulus = writer.coordinates(file, "stimulus", recording.ids, text)
+    stimulus.scale.attrs["long_name"] = "identity of the stimulus"
+    class_name = writer.coordinates(file, "class_name", list(recording.class_names), text)
+    class_name.scale.attrs["long_name"] = "name of the class"
+    label = writer.variable(file, "label", [stimulus], np.int64)
+    label[...] = recording.labels
     label.attrs["long_name"] = "class of the stimulus, an index into class_name"
+    return stimulus
 
 
-def _write_layer(file: Any, array: LayerArray, recording: Recording, **options: Any) -> Any:
-    group = file.create_group(array.layer)
-    for name, value in array.attributes.items():
-        group.attrs[name] = value
-    group.dimensions = dict(zip(array.dims[1:], array.shape, strict=True))
-    unit = group.create_variable("unit", ("unit",), np.int64, data=np.arange(array.units))
-    unit.attrs["long_name"] = "index of the unit in its layer"
+def _write_layer(
+    file: h5py.File,
+    writer: NetcdfWriter,
+    array: LayerArray,
+    recording: Recording,
+    stimulus: Dimension,
+    **options: Any,
+) -> h5py.Dataset:
+    group = file.create_group(array.layer, track_order=True)
+    write_attributes(group, array.attributes)
+    dims = [stimulus]
+    for name, size in zip(array.dims[1:], array.shape, strict=True):
+        if name == "unit":
+            dims.append(writer.coordinates(group, name, np.arange(size), np.int64))
+            dims[-1].scale.attrs["long_name"] = "index of the unit in its layer"
+        else:
+            dims.append(writer.dimension(group, name, size))
     dtype = np.dtype(recording.dtype)
     chunks = array.chunks(len(recording.ids), dtype.itemsize)
-    variable = group.create_variable(array.variable, array.dims, dtype, chunks=chunks, **options)
+    variable = writer.variable(group, array.variable, dims, dtype, chunks=chunks, **options)
     variable.attrs["long_name"] = (
         "activation pooled over positions" if array.variable == "response" else "activation"
     )
