@@ -124,6 +124,13 @@ def test_the_value_is_that_of_responses_which_tie_within_a_bin(kind):
     np.testing.assert_allclose(histogram.mutual_information().value, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", [*(f"{name}_by_class" for name in BY_CLASS), "mutual_information"])
+def test_of_a_constant_unit_nothing_is_hidden(name):
+    responses, labels = draw(crowded, 100, seed=2)
+    error = getattr(histogram_of(responses, labels), name)().error[..., [3, 4]]
+    assert not np.nan_to_num(error).any()
+
+
 def test_what_is_alone_in_its_bin_or_exactly_0_is_exact():
     rng = np.random.default_rng(0)
     labels = np.arange(200) % CLASSES

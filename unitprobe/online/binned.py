@@ -2,7 +2,7 @@
 
 The value of each is that of the binned responses, those of one bin being ties. How the responses
 of a bin are ordered is not known; the bound holds for every order there can be, ties included. A
-bin of a single value, as that of exact 0, hides nothing.
+bin of a single value, as that of exact 0 or those of a constant unit, hides nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BinnedResponses:
     hits : array
         (unit, class_name, bin), bins from the highest responses to the lowest.
     one_value : array
-        (bin,), which bins hold a single value.
+        (unit, 1, bin), which bins hold a single value.
     """
 
     hits: FloatArray
@@ -83,7 +83,8 @@ def roc_auc(binned: BinnedResponses) -> Bounded:
     same = binned.hits * rest
     pairs = binned.size * (binned.stimuli - binned.size)
     lost = (binned.hits * higher).sum(axis=2) + 0.5 * same.sum(axis=2)
-    return Bounded(1.0 - lost / pairs, 0.5 * same[:, :, ~binned.one_value].sum(axis=2) / pairs)
+    hidden = 0.5 * np.where(binned.one_value, 0.0, same).sum(axis=2)
+    return Bounded(1.0 - lost / pairs, hidden / pairs)
 
 
 def average_precision(binned: BinnedResponses) -> Bounded:
@@ -223,7 +224,7 @@ def _quantiles(binned: BinnedResponses, bins: int) -> tuple[IntArray, IntArray, 
     stimuli = int(binned.stimuli)
     below = stimuli - binned.predicted[:, 0].astype(np.int64)
     middle = 2 * below + size
-    alike = binned.one_value | (size == 0)
+    alike = binned.one_value[:, 0] | (size == 0)
     ends = (
         middle,
         np.where(alike, middle, 2 * below + 1),

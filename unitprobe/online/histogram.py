@@ -93,6 +93,7 @@ class ResponseHistogram(Accumulator):
         self._sum = torch.zeros(units, dtype=torch.float64, device=device)
         self._absolute = torch.zeros(units, dtype=torch.float64, device=device)
         self._largest = torch.full((units,), -torch.inf, dtype=torch.float64, device=device)
+        self._smallest = torch.full_like(self._largest, torch.inf)
 
     def _no_counts(self) -> Tensor:
         shape = (len(self._top), self.class_count, self.bins)
@@ -127,6 +128,7 @@ class ResponseHistogram(Accumulator):
         self._sum = self._sum + x.sum(0)
         self._absolute = self._absolute + size.sum(0)
         self._largest = torch.maximum(self._largest, x.amax(0))
+        self._smallest = torch.minimum(self._smallest, x.amin(0))
         self.stimuli += len(x)
 
     def _place(self, size: Tensor) -> Tensor:
@@ -165,6 +167,7 @@ class ResponseHistogram(Accumulator):
         self._sum = self._sum + other._sum
         self._absolute = self._absolute + other._absolute
         self._largest = torch.maximum(self._largest, other._largest)
+        self._smallest = torch.minimum(self._smallest, other._smallest)
 
     @property
     def bytes_per_unit(self) -> int:
@@ -340,7 +343,9 @@ class ResponseHistogram(Accumulator):
             if self._negative is not None:
                 parts.append(self._negative[block])
             counts = results(torch.cat(parts, dim=2)).astype(np.float64)
-            yield BinnedResponses(counts, np.arange(counts.shape[2]) == self.bins)
+            constant = results(self._largest[block] == self._smallest[block])
+            is_zero = np.arange(counts.shape[2]) == self.bins
+            yield BinnedResponses(counts, constant[:, None, None] | is_zero)
 
     def _representatives(self, edge: FloatArray) -> FloatArray:
         """Return the response (unit, bin) that stands for each bin; `edge` tops the last one."""
