@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-import torch
-
 from unitprobe.errors import UnitprobeWarning
 
 Parameters = ParamSpec("Parameters")
@@ -121,6 +119,8 @@ def run_in_threads(task: Callable[[Part], None], parts: Iterable[Part]) -> None:
     >>> sorted(squares.items())
     [(0, 0), (1, 1), (2, 4)]
     """
+    import torch
+
     threads = torch.get_num_threads()
     try:
         # Each thread has a number of its own; a new one has that which was set last anywhere.

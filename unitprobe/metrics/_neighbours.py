@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unitprobe.compiled import compile_loop, run_in_threads
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = NDArray[np.float64]
 SingleArray = NDArray[np.float32]
@@ -86,6 +89,8 @@ def _narrowed(scaled: FloatArray, squares: FloatArray) -> tuple[torch.Tensor, Fl
     The second is (point,): with L a squared distance made of the squared lengths and the product of
     the narrow points, in bfloat16, ``L - slack[i] - slack[j]`` is at most the squared distance.
     """
+    import torch
+
     narrow = torch.from_numpy(scaled).bfloat16()
     lost = scaled - narrow.double().numpy()
     lengths, lost_lengths = np.sqrt(squares), np.sqrt(np.einsum("ij,ij->i", lost, lost))
@@ -99,6 +104,8 @@ def _narrowed(scaled: FloatArray, squares: FloatArray) -> tuple[torch.Tensor, Fl
 
 def _multiplies_bfloat16() -> bool:
     """Whether the processor does: elsewhere torch is slower in it than in single precision."""
+    import torch
+
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
@@ -109,6 +116,8 @@ def _search(
     measure: Callable[..., None],
 ) -> IndexArray:
     """Fill in the distances by compiled loops; return the points that need a longer search."""
+    import torch
+
     scaled, scale, squares = _scaled(points)
     total, count = nearest.shape
     if _multiplies_bfloat16():
@@ -168,15 +177,20 @@ def _lowest_bounds(
     bounds of i have in common.
     """
     last = bounds.shape[1] - 1
-    for row in range(products.shape[0]):
+    rows, columns = products.shape
+    floor_of_columns = floor[first_column : first_column + columns]
+    reach_of_columns = reach[first_column : first_column + columns]
+    for row in range(rows):
         i = first_row + row
         floor_of_i = floor[i]
         reach_of_i = reach[i]
-        for column in range(products.shape[1]):
-            j = first_column + column
+        for column in range(columns):
             doubled = np.float32(2) * products[row, column]
-            if (floor[j] - doubled < reach_of_i or floor_of_i - doubled < reach[j]) and i < j:
-                for way in range(2):
+            near_i = floor_of_columns[column] - doubled < reach_of_i
+            near_j = floor_of_i - doubled < reach_of_columns[column]
+            if near_i | near_j:
+                j = first_column + column
+                for way in range(2 if i < j else 0):
                     point = j if way else i
                     other = i if way else j
                     bound = floor[other] - doubled
