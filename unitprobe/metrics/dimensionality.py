@@ -21,6 +21,8 @@ from unitprobe.metrics._arrays import (
     widen,
 )
 
+_STIMULI_AT_A_TIME = 8192
+
 
 def covariance_spectrum(responses: Array) -> Array:
     """Eigenvalues of the covariance between units.
@@ -53,15 +55,39 @@ def covariance_spectrum(responses: Array) -> Array:
     >>> covariance_spectrum(np.array([[0.0, 0.0, 5.0], [2.0, 0.0, 5.0], [1.0, 3.0, 5.0]]))
     array([3., 1., 0.])
     """
-    x = centred(as_responses(responses))
+    x = as_responses(responses)
     xp = array_namespace(x)
     stimuli, units = x.shape
     with full_precision(x):
-        gram = x.T @ x if units <= stimuli else x @ x.T
+        if units <= stimuli:
+            gram = _products_of_units(x)
+        else:
+            x = centred(x)
+            gram = x @ x.T
     # One stimulus has no variance: 0 over anything is 0.
     eigenvalues = xp.flip(xp.linalg.eigvalsh(gram / max(stimuli - 1, 1)), axis=0)
     noise = max(stimuli, units) * xp.finfo(x.dtype).eps * eigenvalues[0]
     return xp.where(eigenvalues > noise, eigenvalues, 0.0)
+
+
+def _products_of_units(responses: Array) -> Array:
+    """Return (unit, unit) sums of products of the responses less each unit's mean.
+
+    Some stimuli at a time: copies of all responses cost as much as half of the products.
+    """
+    xp = array_namespace(responses)
+    stimuli = responses.shape[0]
+    starts = range(0, stimuli, _STIMULI_AT_A_TIME)
+    blocks = [responses[start : start + _STIMULI_AT_A_TIME, :] for start in starts]
+    # The mean of n equal numbers is not always that number; the mean of n zeros is 0.
+    first = responses[:1, :]
+    shifts = sum(xp.sum(block - first, axis=0, keepdims=True) for block in blocks)
+    mean = first + shifts / stimuli
+    products: Array = 0.0
+    for block in blocks:
+        deviations = block - mean
+        products = products + deviations.T @ deviations
+    return products
 
 
 def participation_ratio(responses: Array) -> Array:
