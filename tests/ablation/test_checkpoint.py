@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_stimuli
+from typer.testing import CliRunner
 
 import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
+from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.protocols import morcos_protocol
+from unitprobe.cli.commands import app
 from unitprobe.errors import (
     ContentsMismatchError,
     OptionError,
@@ -139,6 +143,121 @@ def test_a_killed_sweep_resumes_to_the_same_file(tmp_path):
     assert not (tmp_path / "a.h5").exists()
     with ablate_seeded(tmp_path / "a.h5") as one, ablate_seeded(tmp_path / "whole.h5") as other:
         assert one.identical(other)
+
+
+def morcos(stimuli, **options):
+    torch.manual_seed(0)
+    model = literal_ablation.Convolutional().eval()
+    given = {"n_orders": 2, "n_points": 2, "resamples": 5, "noise_scales": (1.0,)}
+    given |= {"layers": "relu", "batch_size": 8, "method": "full"}
+    return morcos_protocol(model, stimuli, **given, **options)
+
+
+@pytest.mark.parametrize("count", [1, 5, 9, 15])
+def test_an_interrupted_protocol_ends_with_the_same_numbers(
+    count, stimuli, interrupt, tmp_path, monkeypatch
+):
+    whole = morcos(stimuli)
+    interrupt(count)
+    with pytest.raises(InterruptedTestError):
+        morcos(stimuli, keep=tmp_path / "kept")
+    begun = []
+    begin = FullEngine.begin
+    monkeypatch.setattr(
+        FullEngine, "begin", lambda self, batch: (begun.append(batch), begin(self, batch))[1]
+    )
+    assert morcos(stimuli, keep=tmp_path / "kept").identical(whole)
+    # Four sweeps of four batches; of each that was begun, the last batch is looked at again.
+    assert len(begun) == 16 - count + -(-count // 4)
+
+
+def test_sweeps_of_one_folder_do_not_mix(stimuli, tmp_path):
+    model = literal_ablation.Convolutional().eval()
+    for mode in ("zero", "mean", "zero"):
+        found = ablate(None, stimuli, model, mode=mode, keep=tmp_path)
+        assert found.identical(ablate(None, stimuli, model, mode=mode))
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(OptionError, match="keep= is for a sweep without a file"):
+        ablate(tmp_path / "a.h5", stimuli, keep=tmp_path)
+
+
+DIGITS = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    layers = [torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)]
+    return torch.nn.Sequential(*layers)
+"""
+
+PROTOCOL = """
+import sys
+sys.path.append(sys.argv[1])
+import test_checkpoint
+test_checkpoint.checkpoint.SECONDS = 0.0
+test_checkpoint.run_command(sys.argv[2])
+"""
+
+
+def run_command(path):
+    words = ["ablate", "digits_network:build", "digits", "--limit", "600", "--batch-size", "4"]
+    words += ["--protocol", "bau", "--random-sets", "2", "--out", str(path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.exception
+
+
+def test_a_killed_protocol_resumes_to_the_same_file(tmp_path, monkeypatch):
+    (tmp_path / "digits_network.py").write_text(DIGITS)
+    monkeypatch.syspath_prepend(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{tmp_path}"}
+    script = [sys.executable, "-c", PROTOCOL, str(TESTS / "ablation"), str(tmp_path / "a.h5")]
+    process = subprocess.Popen(script, env=environment)
+    deadline = time.monotonic() + 60
+    folder = tmp_path / "a.h5.partial"
+    while not any(folder.glob("sweep-*.partial/ablation-counts")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "a.h5").exists()
+    for name in ("a.h5", "whole.h5"):
+        run_command(tmp_path / name)
+    with (
+        up.open_store(tmp_path / "a.h5") as one,
+        up.open_store(tmp_path / "whole.h5") as other,
+    ):
+        assert one.identical(other)
+    assert not folder.exists()
+
+
+def test_a_protocol_leaves_a_folder_of_something_else_alone(tmp_path):
+    folder = tmp_path / "a.h5.partial"
+    folder.mkdir()
+    (folder / "data").write_text("a recording")
+    for resume in (True, False):
+        with (
+            pytest.raises(StoreExistsError, match="holds data"),
+            checkpoint.keeping(tmp_path / "a.h5", resume=resume),
+        ):
+            pass
+    assert (folder / "data").exists()
+
+
+def test_a_protocol_begins_anew_if_asked_to(tmp_path):
+    def fail(*, resume):
+        with checkpoint.keeping(tmp_path / "a.h5", resume=resume) as folder:
+            before = folder.exists()
+            (folder / "sweep-0.partial").mkdir(parents=True, exist_ok=True)
+            raise InterruptedTestError(before)
+
+    for resume, expected in ((True, False), (True, True), (False, False)):
+        with pytest.raises(InterruptedTestError) as error:
+            fail(resume=resume)
+        assert error.value.args == (expected,)
+    with checkpoint.keeping(tmp_path / "a.h5", resume=True) as folder:
+        assert folder.exists()
+    assert not folder.exists()
 
 
 def other_weights(model, stimuli):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import nn
 
 from unitprobe.ablation.attribution import attribute
@@ -23,14 +27,14 @@ from unitprobe.ablation.engine import intact_logits
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.replacements import Mode
 from unitprobe.ablation.result import result_tree
-from unitprobe.ablation.sweep import Method, SweepOptions, run_sweep
+from unitprobe.ablation.sweep import Method, Sweep, SweepOptions, run_sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import OptionError
 from unitprobe.layers import Layer, Selection, as_input, evaluating, list_layers, select_layers
 from unitprobe.models import Network, describe_transform
 from unitprobe.stimuli import Stimuli
-from unitprobe.store import check_layer_names, check_output, open_store, save_tree
+from unitprobe.store import check_layer_names, check_output, open_store, save_tree, writing
 
 
 def ablate(
@@ -53,6 +57,7 @@ def ablate(
     attribution_steps: int = 0,
     check_units: int = 32,
     path: str | os.PathLike[str] | None = None,
+    keep: str | os.PathLike[str] | None = None,
     logit_changes: bool = False,
     resume: bool = True,
     overwrite: bool = False,
@@ -113,6 +118,9 @@ def ablate(
         Write the result to this file too. Until it is finished, what was counted is kept in the
         folder ``PATH.partial``: if the sweep is interrupted, the same call goes on where it stopped
         and ends with the same numbers.
+    keep : path, optional
+        Without `path`: keep what was counted in this folder, from which the same call goes on. Many
+        sweeps may share one; it is yours to delete.
     logit_changes : bool
         Also write the change of every logit to the file: ``logit_change`` (stimulus, unit,
         output) of each layer, ablated minus intact, float32.
@@ -179,6 +187,8 @@ def ablate(
     """
     target = None if path is None else check_output(path, overwrite=overwrite)
     _check_options(method, mode, null, target, logit_changes)
+    if keep is not None and target is not None:
+        raise OptionError("keep= is for a sweep without a file; path= keeps its counts beside it")
     options = SweepOptions(
         mode, value, noise_scale, seed, batch_size, workers, method, memory, progress
     )
@@ -197,7 +207,10 @@ def ablate(
             if target is not None:
                 save_tree(tree, target, overwrite=overwrite)
         elif target is None:
-            sweep = run_sweep(network, images, swept, options)
+            if keep is None:
+                sweep = run_sweep(network, images, swept, options)
+            else:
+                sweep = _sweep_and_keep(network, images, swept, options, Path(keep))
             tree = result_tree(network, images, chosen, swept, sweep, options, null)
         else:
             tree = _sweep_into_file(
@@ -243,6 +256,43 @@ def _sweep_into_file(
     logit_changes: bool,
 ) -> xr.DataTree:
     """Sweep, keep the counts on the way, and save the result; return what is saved."""
+    contents, logits = _identify(network, stimuli, swept, options)
+    contents["logit_changes"] = str(logit_changes)
+    with Checkpoint(path, contents, logits, resume=resume) as checkpoint:
+        changes = None
+        if logit_changes:
+            outputs, rows = len(logits), options.batch_size
+            changes = LogitChanges(checkpoint, swept, len(stimuli), outputs, rows)
+        sweep = run_sweep(network, stimuli, swept, options, checkpoint, changes)
+        tree = result_tree(network, stimuli, layers, swept, sweep, options, null)
+        if changes is None:
+            save_tree(tree, path, overwrite=True)
+        else:
+            changes.save(tree, stimuli, path)
+        checkpoint.remove()
+    return tree
+
+
+def _sweep_and_keep(
+    network: Network,
+    stimuli: Stimuli,
+    swept: Sequence[Targets],
+    options: SweepOptions,
+    folder: Path,
+) -> Sweep:
+    """Sweep, and keep the counts in a folder under a name of what they depend on."""
+    contents, logits = _identify(network, stimuli, swept, options)
+    name = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoint(folder / f"sweep-{name}", contents, logits, resume=True) as checkpoint:
+        return run_sweep(network, stimuli, swept, options, checkpoint)
+
+
+def _identify(
+    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+) -> tuple[dict[str, str], NDArray[np.float64]]:
+    """Return what the counts of a sweep depend on, and the intact logits of the first stimulus."""
     image, _ = next(load_batches(stimuli, range(1), batch_size=1))
     with evaluating(network.module), torch.no_grad():
         logits = intact_logits(network, as_input(network.module, image))[0].double().cpu().numpy()
@@ -259,18 +309,5 @@ def _sweep_into_file(
         "method": options.method,
         "batch_size": str(options.batch_size),
         "memory": str(options.memory),
-        "logit_changes": str(logit_changes),
     }
-    with Checkpoint(path, contents, logits, resume=resume) as checkpoint:
-        changes = None
-        if logit_changes:
-            outputs, rows = len(logits), options.batch_size
-            changes = LogitChanges(checkpoint, swept, len(stimuli), outputs, rows)
-        sweep = run_sweep(network, stimuli, swept, options, checkpoint, changes)
-        tree = result_tree(network, stimuli, layers, swept, sweep, options, null)
-        if changes is None:
-            save_tree(tree, path, overwrite=True)
-        else:
-            changes.save(tree, stimuli, path)
-        checkpoint.remove()
-    return tree
+    return contents, logits

@@ -12,7 +12,8 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -224,6 +225,43 @@ class Checkpoint:
     def _read(self) -> dict[str, npt.NDArray[np.generic]]:
         with np.load(io.BytesIO(self.read(_COUNTS)), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+
+
+@contextmanager
+def keeping(path: Path, *, resume: bool) -> Iterator[Path]:
+    """Yield the folder for the sweeps of one result, ``PATH.partial``; delete it at the end.
+
+    After an error or a kill it stays, so that the same call goes on.
+
+    Parameters
+    ----------
+    path : Path
+        Where the finished result will stand.
+    resume : bool
+        Go on with what is there; else begin anew.
+
+    Raises
+    ------
+    StoreExistsError
+        A folder of the same name holds something else.
+    """
+    folder = folder_of(path)
+    names = sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+    foreign = [name for name in names if not name.startswith("sweep-")]
+    if foreign:
+        raise StoreExistsError(
+            f"{folder} is in the way and no unfinished protocol: it holds {foreign[0]}; choose "
+            "another path"
+        )
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    except BaseException:
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def describe_targets(swept: Sequence[Targets]) -> str:

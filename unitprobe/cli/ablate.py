@@ -69,7 +69,6 @@ _SINGLE_UNITS = {
     "attribution-steps": "attribution_steps",
     "check-units": "check_units",
     "logit-changes": "logit_changes",
-    "resume": "resume",
 }
 
 
@@ -111,9 +110,8 @@ def ablate(
         bool | None, typer.Option("--logit-changes", help="Also write the change of every logit.")
     ] = None,
     resume: Annotated[
-        bool | None,
-        typer.Option("--resume/--no-resume", help="Go on with an unfinished sweep, or anew."),
-    ] = None,
+        bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished sweep, or anew.")
+    ] = True,
     directions: Annotated[
         int | None, typer.Option(help="zhou: random directions of each layer.")
     ] = None,
@@ -167,7 +165,6 @@ def ablate(
         "attribution-steps": attribution_steps,
         "check-units": check_units,
         "logit-changes": logit_changes,
-        "resume": resume,
         "directions": directions,
         "orders": orders,
         "points": points,
@@ -195,17 +192,23 @@ def ablate(
     if protocol is None:
         from unitprobe.ablation import ablate
 
-        tree = ablate(network, images, path=out, overwrite=overwrite, **shared, **options)
+        tree = ablate(
+            network, images, path=out, overwrite=overwrite, resume=resume, **shared, **options
+        )
         for line in _single_unit_lines(tree, out):
             typer.echo(line)
         return
-    if protocol == "ranadive":
-        tree = _protocol("ranadive")(
-            options.pop("checkpoints"), images, model=network, **shared, **options
-        )
-    else:
-        tree = _protocol(protocol)(network, images, **shared, **options)
-    save_tree(tree, out, overwrite=overwrite)
+    from unitprobe.ablation.checkpoint import keeping
+
+    with keeping(out, resume=resume) as folder:
+        shared["keep"] = folder
+        if protocol == "ranadive":
+            tree = _protocol("ranadive")(
+                options.pop("checkpoints"), images, model=network, **shared, **options
+            )
+        else:
+            tree = _protocol(protocol)(network, images, **shared, **options)
+        save_tree(tree, out, overwrite=overwrite)
     for line in _protocol_lines(tree, out):
         typer.echo(line)
 

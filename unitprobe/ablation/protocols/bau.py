@@ -53,8 +53,8 @@ def bau_protocol(
     seed : int
         Of the halves and of the random sets.
     **run
-        ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
-        `unitprobe.ablate`.
+        ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
+        as `unitprobe.ablate`.
 
     Returns
     -------

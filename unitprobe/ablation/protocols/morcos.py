@@ -71,8 +71,8 @@ def morcos_protocol(
     seed : int
         Of orders, noise, resamples and permutations.
     **run
-        ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
-        `unitprobe.ablate`.
+        ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
+        as `unitprobe.ablate`.
 
     Returns
     -------

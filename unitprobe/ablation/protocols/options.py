@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TypedDict
 
@@ -21,6 +22,7 @@ class RunOptions(TypedDict, total=False):
     memory: int
     workers: int
     progress: bool
+    keep: str | os.PathLike[str] | None
 
 
 def exactly(names: Iterable[str]) -> Callable[[Layer], bool]:

@@ -73,8 +73,8 @@ def ranadive_protocol(
     seed : int
         Of the random sets.
     **run
-        ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
-        `unitprobe.ablate`.
+        ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
+        as `unitprobe.ablate`.
 
     Returns
     -------

@@ -59,8 +59,8 @@ def zhou_protocol(
     seed : int
         Of directions, resamples, permutations and the chance level.
     **run
-        ``batch_size``, ``device``, ``method``, ``memory``, ``workers`` and ``progress``, as
-        `unitprobe.ablate`.
+        ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
+        as `unitprobe.ablate`.
 
     Returns
     -------
