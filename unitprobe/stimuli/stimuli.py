@@ -125,7 +125,8 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         first, stop = int(places[0]), int(places[0]) + len(places)
         in_order = np.array_equal(places, np.arange(first, stop))
         # In memory of PyTorch's own: how NumPy's is aligned can change the last bit of a result.
-        images = torch.empty((len(places), *self._images.shape[1:]), pin_memory=pinned)
+        shape = (len(places), *self._images.shape[1:])
+        images = torch.empty(shape, dtype=torch.float32, pin_memory=pinned)
         images.numpy()[...] = self._images[first:stop] if in_order else self._images[places]
         return images
 
