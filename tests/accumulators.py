@@ -109,6 +109,15 @@ ACCUMULATORS = {
             "mutual_information": lambda a: bounded(a.mutual_information()),
         },
     ),
+    "KeptResponses": (
+        lambda labels: online.KeptResponses(CLASSES),
+        lambda a, x, y, i, r: a.update(x, y),
+        {
+            "average_precision": lambda a: bounded(a.average_precision_by_class()),
+            "threshold": lambda a: a.max_informedness_threshold_by_class(),
+            "mutual_information": lambda a: bounded(a.mutual_information()),
+        },
+    ),
     "TopClasses": (
         lambda labels: online.TopClasses(CLASSES, k=2),
         lambda a, x, y, i, r: a.update(x, y),

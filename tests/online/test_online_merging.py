@@ -174,6 +174,7 @@ def test_settings_without_sense_are_refused(make):
 BY_CLASS = (
     online.ActivityCounts,
     online.ClassMoments,
+    online.KeptResponses,
     online.ResponseHistogram,
     online.TopClasses,
     online.TopRun,

@@ -184,6 +184,21 @@ def test_the_top_of_the_ranking_is_exact(kind, stimuli, k, seed):
     )
 
 
+@pytest.mark.parametrize("kind", DATA)
+def test_kept_responses_give_the_measures_themselves(kind):
+    responses, labels = draw(kind, 80, seed=4)
+    kept = online.KeptResponses(CLASSES)
+    for part in np.array_split(np.random.default_rng(0).permutation(80), 3):
+        kept.update(responses[part], labels[part])
+    for name in (*BY_CLASS, "max_informedness_threshold"):
+        exact = getattr(metrics, f"{name}_by_class")(responses, labels, CLASSES)
+        found = getattr(kept, f"{name}_by_class")()
+        np.testing.assert_array_equal(getattr(found, "value", found), exact, err_msg=name)
+    found = kept.mutual_information()
+    np.testing.assert_array_equal(found.value, metrics.mutual_information(responses, labels))
+    assert not found.error.any()
+
+
 def test_stimuli_in_the_order_of_their_classes_leave_only_the_run():
     labels = np.repeat(np.arange(4), 50)
     responses = np.random.default_rng(0).random((200, 6))

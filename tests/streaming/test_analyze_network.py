@@ -116,7 +116,12 @@ def assert_same(streamed, recorded):
         ("attention", "mlp", (3, 8, 8), "rectify"),
     ],
 )
-def test_the_analysis_is_that_of_a_recording(tmp_path, network, layers, size, signed):
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "histograms"])
+def test_the_analysis_is_that_of_a_recording(
+    tmp_path, monkeypatch, network, layers, size, signed, kept
+):
+    if not kept:
+        monkeypatch.setattr(streaming.options, "KEPT_BYTES", 0)
     recorded, streamed = both(
         tmp_path,
         build(network),
@@ -128,6 +133,8 @@ def test_the_analysis_is_that_of_a_recording(tmp_path, network, layers, size, si
         signed=signed,
     )
     assert_same(streamed, recorded)
+    errors = [float(streamed[f"{name}_error"].max()) for name in BY_HISTOGRAM]
+    assert (max(errors) == 0) is kept
     if network == "dead":
         assert streamed["relu"]["dead"].values[:2].tolist() == [True, False]
 
@@ -150,7 +157,8 @@ def test_the_weights_are_measured_as_with_a_recording(tmp_path):
     for name in ("incoming_l1", "incoming_l2", "outgoing_l1", "outgoing_l2"):
         np.testing.assert_array_equal(streamed[name], recorded[name])
     assert float(streamed["incoming_l1"][0]) == 0 < float(streamed["outgoing_l1"][0])
-    assert "incoming_l1" not in analyze_network(network, stimuli, metrics=["gini"])["relu"]
+    without = analyze_network(network, stimuli, layers="relu", metrics=["gini"])
+    assert "incoming_l1" not in without["relu"]
 
 
 def test_measures_of_separation_are_those_of_the_responses(tmp_path):
@@ -305,6 +313,7 @@ def test_histograms_that_do_not_fit_are_left_out_or_refused_by_name(monkeypatch)
     network, stimuli = build("reused"), make_stimuli(10)
     assert set(BY_HISTOGRAM) <= set(analyze_network(network, stimuli)["relu"].data_vars)
     monkeypatch.setattr(streaming.options, "HISTOGRAM_BYTES", 1000)
+    monkeypatch.setattr(streaming.options, "KEPT_BYTES", 900)
     without = analyze_network(network, stimuli)
     assert not set(BY_HISTOGRAM) & set(without["relu"].data_vars)
     assert set(BY_HISTOGRAM) <= set(without.attrs["needs_recording"].split(", "))

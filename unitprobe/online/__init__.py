@@ -10,6 +10,7 @@ from unitprobe.online.bounded import Bounded
 from unitprobe.online.covariance import Covariance, LinearCKA
 from unitprobe.online.distributed import merge_across_ranks, rank_and_world, share_of_rank
 from unitprobe.online.histogram import ResponseHistogram
+from unitprobe.online.kept import KeptResponses
 from unitprobe.online.moments import ClassMoments, ResponseMoments
 from unitprobe.online.resampled import Bags, ResampledClassSums, Resamples
 from unitprobe.online.stimuli import PopulationSparseness, TopStimuli
@@ -22,6 +23,7 @@ __all__ = [
     "Bounded",
     "ClassMoments",
     "Covariance",
+    "KeptResponses",
     "LinearCKA",
     "PopulationSparseness",
     "ResampledClassSums",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from unitprobe.online import (
     Bounded,
     ClassMoments,
     Covariance,
+    KeptResponses,
     PopulationSparseness,
     ResponseHistogram,
     ResponseMoments,
@@ -74,19 +76,17 @@ _STATISTICS: Mapping[str, _Statistic] = {
     ),
     "precision_at_k": _Statistic("top_classes", _BY_CLASS, TopClasses.precision_at_k_by_class),
     "max_informedness": _Statistic(
-        "class_histogram", _BY_CLASS, ResponseHistogram.max_informedness_by_class
+        "class_histogram", _BY_CLASS, methodcaller("max_informedness_by_class")
     ),
-    "roc_auc": _Statistic("class_histogram", _BY_CLASS, ResponseHistogram.roc_auc_by_class),
+    "roc_auc": _Statistic("class_histogram", _BY_CLASS, methodcaller("roc_auc_by_class")),
     "average_precision": _Statistic(
-        "class_histogram", _BY_CLASS, ResponseHistogram.average_precision_by_class
+        "class_histogram", _BY_CLASS, methodcaller("average_precision_by_class")
     ),
     "recall_at_precision": _Statistic(
-        "class_histogram", _BY_CLASS, ResponseHistogram.recall_at_precision_by_class
+        "class_histogram", _BY_CLASS, methodcaller("recall_at_precision_by_class")
     ),
-    "max_f1": _Statistic("class_histogram", _BY_CLASS, ResponseHistogram.max_f1_by_class),
-    "mutual_information": _Statistic(
-        "class_histogram", _UNIT, ResponseHistogram.mutual_information
-    ),
+    "max_f1": _Statistic("class_histogram", _BY_CLASS, methodcaller("max_f1_by_class")),
+    "mutual_information": _Statistic("class_histogram", _UNIT, methodcaller("mutual_information")),
     "d_prime": _Statistic("class_moments", _BY_CLASS, _from_moments(m.d_prime_from_moments)),
     "class_correlation": _Statistic(
         "class_moments", _BY_CLASS, _from_moments(m.class_correlation_from_moments)
@@ -171,6 +171,8 @@ class LayerStatistics:
         What to do with negative responses, as `unitprobe.analyze`.
     resampled : mapping
         Measures under resampling: ``"shuffles"``, ``"redraws"``, or none.
+    keep : bool
+        Whether responses are kept instead of histograms by class.
     """
 
     def __init__(
@@ -179,6 +181,8 @@ class LayerStatistics:
         class_count: int,
         signed: m.SignPolicy,
         resampled: Mapping[str, ResampledMeasures],
+        *,
+        keep: bool = False,
     ) -> None:
         self._names = names
         self._signed = signed
@@ -188,7 +192,8 @@ class LayerStatistics:
         self._non_negative: dict[str, Accumulator] = {}
         for name in names:
             kind = _STATISTICS[name].kind
-            self._home(name).setdefault(kind, _KINDS[kind].make(class_count))
+            make = KeptResponses if keep and kind == "class_histogram" else _KINDS[kind].make
+            self._home(name).setdefault(kind, make(class_count))
 
     def _home(self, name: str) -> dict[str, Accumulator]:
         """Return the accumulators that a statistic is of.
@@ -303,7 +308,7 @@ class LayerStatistics:
 
 def _threshold(histogram: Accumulator, dataset: xr.Dataset) -> FloatArray:
     """Return the threshold (unit,) for the class that has the largest informedness."""
-    assert isinstance(histogram, ResponseHistogram)
+    assert isinstance(histogram, ResponseHistogram | KeptResponses)
     thresholds = histogram.max_informedness_threshold_by_class()
     best = np.maximum(dataset["max_informedness_class"].values, 0)
     of_best: FloatArray = thresholds[best, np.arange(best.size)]

@@ -38,6 +38,7 @@ from unitprobe.streaming.options import (
     check_options,
     draw_resamples,
     fit_in_memory,
+    keeps_responses,
     measures_with_inference,
 )
 from unitprobe.streaming.resampled_measures import ResampledMeasures
@@ -65,9 +66,11 @@ def analyze_network(
 ) -> xr.DataTree:
     """Measure every unit and layer of a network while it sees each stimulus once.
 
-    The same as ``analyze(record(model, stimuli, path))`` without the file. Memory does not grow
-    with the number of stimuli, save for 16 bytes for each stimulus and layer if population
-    sparseness is asked for, and 2 or 3 bytes for each stimulus and resample.
+    The same as ``analyze(record(model, stimuli, path))`` without the file. Responses are kept while
+    all of them take no more than 1 GiB, at 8 bytes each, for measures that rank; for more there are
+    histograms. Beyond this memory does not grow with the number of stimuli, save for 16 bytes for
+    each stimulus and layer if population sparseness is asked for, and 2 or 3 bytes for each
+    stimulus and resample.
 
     Under torchrun, once `torch.distributed.init_process_group` has run, every process takes a
     contiguous share of the stimuli, and all return the same result.
@@ -99,9 +102,10 @@ def analyze_network(
         As `unitprobe.analyze`, equal to its result up to rounding, but for what comes from a
         histogram, with the bound on its error beside it: ``gini``, ``half_max_share``, ``roc_auc``,
         ``average_precision``, ``recall_at_precision``, ``max_f1``, ``max_informedness`` and
-        ``mutual_information``. The exact value lies within ``..._error`` of them, and the threshold
-        of the largest informedness is one with the value that is given. Where `metrics` is None, it
-        has the norms of the weights too, as ``analyze(tree, model=model)``.
+        ``mutual_information``. The exact value lies within ``..._error`` of them; while responses
+        are kept that is 0 for all but the first two. The threshold of the largest informedness is
+        one with the value that is given. Where `metrics` is None, there are the norms of the
+        weights too, as in ``analyze(tree, model=model)``.
 
     Raises
     ------
@@ -145,7 +149,9 @@ def analyze_network(
         probe.unreached.clear()  # that was only to try
         probe.stimulus_count = 0
         units = sum(response.shape[1] for response in example.values())
-        names = fit_in_memory(names, units, classes, by_name=metrics is not None)
+        keep = keeps_responses(names, units, len(images))
+        if not keep:
+            names = fit_in_memory(names, units, classes, by_name=metrics is not None)
         null_names, interval_names = measures_with_inference(
             names, asked=metrics is not None, null=null, bootstrap=bootstrap
         )
@@ -172,6 +178,7 @@ def analyze_network(
                     kind: ResampledMeasures(drawn_for[kind], drawn, response[0])
                     for kind, drawn in resamples.items()
                 },
+                keep=keep,
             )
             for layer, response in example.items()
         }

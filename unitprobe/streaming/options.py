@@ -23,6 +23,8 @@ from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, sums_for
 
 #: The most that the histograms of all units and classes may occupy.
 HISTOGRAM_BYTES = 2**30
+#: The most that all responses may occupy to be kept instead of histograms, for exact measures.
+KEPT_BYTES = 2**30
 #: The most that the class sums of all units and resamples, with the draws, may occupy.
 RESAMPLE_BYTES = 4 * 2**30
 
@@ -73,6 +75,11 @@ def check_options(pool: str, signed: str, *, null: int, bootstrap: int, seed: in
     for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
         if value < 0:
             raise OptionError(f"{option}={value} is negative; give 0 or more")
+
+
+def keeps_responses(names: Sequence[str], units: int, stimuli: int) -> bool:
+    """Tell whether what needs histograms by class can be had from all responses instead."""
+    return any(name in BY_HISTOGRAM for name in names) and 8 * units * stimuli <= KEPT_BYTES
 
 
 def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bool) -> list[str]:
