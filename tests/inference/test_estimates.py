@@ -267,3 +267,14 @@ def test_a_family_without_signal_makes_few_discoveries_and_one_with_signal_finds
     found = q <= 0.05
     assert found[:40].all()
     assert found[40:].sum() <= 5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("percentile", [1.0, np.inf]), ("basic", [np.nan, np.inf]), ("envelope", [1.0, np.inf])],
+)
+def test_the_interval_of_an_infinite_value_has_the_ends_that_there_are(method, expected):
+    draws = np.repeat([1.0, np.inf], [5, 16])[:, None]
+    low, high = inference.bootstrap_interval([np.inf], draws, 0.9, method)
+    np.testing.assert_array_equal([low[0], high[0]], expected)

@@ -235,7 +235,8 @@ def bootstrap_interval(
     -------
     low, high : array
         (unit,) each. Not clipped: `low` may be below the range of the measure. NaN where
-        `observed` is NaN or no resample has a value.
+        `observed` is NaN or no resample has a value, and an end of "basic" where the observed value
+        and the quantile are both infinite, which "envelope" leaves out.
 
     Raises
     ------
@@ -295,11 +296,12 @@ def bootstrap_interval(
         low, high = _bias_corrected(values, draws, tail)
     else:
         low, high = _quantile(draws, tail), _quantile(draws, 1 - tail)
-        basic_low, basic_high = 2 * values - high, 2 * values - low
+        with np.errstate(invalid="ignore"):  # an infinite value less an infinite quantile is NaN
+            basic_low, basic_high = 2 * values - high, 2 * values - low
         if method == "basic":
             low, high = basic_low, basic_high
         elif method == "envelope":
-            low, high = np.minimum(low, basic_low), np.maximum(high, basic_high)
+            low, high = np.fmin(low, basic_low), np.fmax(high, basic_high)
     if null is not None:
         p = summarize_null(values, null).p
         low = np.where(p > tail, np.minimum(low, no_effect), low)
