@@ -380,7 +380,10 @@ def _quantile(ordered: FloatArray, share: float | FloatArray) -> FloatArray:
     above = np.minimum(below + 1, np.maximum(count - 1, 0))
     column = np.arange(ordered.shape[1])
     weight = position - below
-    quantile: FloatArray = (1 - weight) * ordered[below, column] + weight * ordered[above, column]
+    low, high = ordered[below, column], ordered[above, column]
+    with np.errstate(invalid="ignore"):  # no weight of an infinite value is no value
+        between = (1 - weight) * low + weight * high
+    quantile: FloatArray = np.where(weight > 0, between, low)
     return quantile
 
 
