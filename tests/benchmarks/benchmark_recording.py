@@ -33,11 +33,10 @@ def run(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for what, network, pixels, count in (
-            ("ResNet-20", networks.ResNet20(), 32, 8192),
-            ("ResNet-18", timm.create_model("resnet18"), 128, 512),
-            ("ResNet-18", timm.create_model("resnet18"), 224, 256),
+            ("ResNet-20", networks.ResNet20(), 32, 50_000),
+            ("ResNet-18", timm.create_model("resnet18"), 224, 512),
         ):
-            count = count // 8 if quick else count * (1 if device.type == "cpu" else 32)
+            count = count // 16 if quick else count * (1 if device.type == "cpu" else 8)
             rows += _against_forward(what, network.to(device), pixels, count, folder, quick)
         rows += _against_others(64 if quick else 512, folder, device, quick)
         rows += _against_writing(1024 if quick else 2048, folder, device, quick)
@@ -72,6 +71,12 @@ def _against_forward(
     batches = _batches(stimuli)
     device = next(network.parameters()).device.type
     path = folder / "pooled.h5"
+    few = stimuli.select(range(10))
+    yield alternate(
+        f"start-up: record {what}, {pixels} px, 10 stimuli, {device}, against the forward pass",
+        lambda: up.record(network, few, path, overwrite=True, progress=False),
+        lambda: _forward(network, [batches[0][:10]]),
+    )
     for autocast in (None, "bfloat16") if device == "cuda" else (None,):
         options = {"overwrite": True, "progress": False, "autocast": autocast}
         yield alternate(
@@ -79,7 +84,7 @@ def _against_forward(
             f"{device}, against the forward pass",
             lambda options=options: up.record(network, stimuli, path, **options),
             lambda autocast=autocast: _forward(network, batches, autocast),
-            repeats=1 if quick else 3,
+            repeats=1 if quick else 2,
         )
 
 
