@@ -172,6 +172,8 @@ def correlations(of_class, overall, width=0.05):
                 "pooled_correlation": (dims, value),
                 "pooled_correlation_low": (dims, value - width),
                 "pooled_correlation_high": (dims, value + width),
+                "pooled_correlation_p": (dims, np.full((2, 4), 0.5)),
+                "pooled_correlation_q": (dims, np.full((2, 4), 0.5)),
                 "pooled_correlation_units": (dims, np.full((2, 4), 688.0)),
             },
             coords={

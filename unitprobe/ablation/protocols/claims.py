@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from unitprobe.ablation.protocols.assembling import nodes_of
+from unitprobe.ablation.protocols.correlating import pooled_correlations
 from unitprobe.errors import StoreError
 from unitprobe.inference import Prediction, Verdict, mean_over_units, verdict
 
@@ -230,17 +231,16 @@ def _mean(prediction: Prediction, values: np.ndarray[tuple[int], np.dtype[np.flo
 
 
 def _correlation(tree: xr.DataTree, prediction: Prediction, damage: str, predictor: str) -> Finding:
-    root = tree.to_dataset()
-    if "pooled_correlation" not in root or (
-        predictor not in root["predictor"] or damage not in root["damage"]
-    ):
+    found = pooled_correlations(tree.to_dataset())
+    if predictor not in found["predictor"] or damage not in found["damage"]:
         raise StoreError(
             f"the tree has no correlation of {damage!r} with {predictor!r}; give what "
             "zhou_protocol or morcos_protocol made"
         )
-    names = [f"pooled_correlation{part}" for part in ("", "_low", "_high", "_units")]
-    chosen = root[names].sel(damage=damage, predictor=predictor)
-    value, low, high, units = (float(chosen[name]) for name in names)
+    chosen = found.sel(damage=damage, predictor=predictor)
+    value, low, high, units = (
+        float(chosen[name]) for name in ("correlation", "low", "high", "units")
+    )
     answer = verdict(prediction, value, low, high)
     return Finding(prediction, value, low, high, int(units), answer)
 

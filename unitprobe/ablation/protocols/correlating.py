@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from unitprobe.ablation.protocols.measuring import FloatArray
+from unitprobe.errors import StoreError
 from unitprobe.inference import false_discovery_rate, rank_correlation
 
 _PARTS = ("", "_low", "_high", "_p", "_units")
@@ -77,6 +78,36 @@ def correlate(
             found[f"{name}{part}"] = (dims, numbers)
         found[f"{name}_q"] = (dims, false_discovery_rate(values[_PARTS.index("_p")]))
     return found
+
+
+def pooled_correlations(root: xr.Dataset) -> xr.Dataset:
+    """Return the correlations over all units under names of their own.
+
+    Parameters
+    ----------
+    root : Dataset
+        The root of a protocol's tree.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``correlation`` (damage, predictor), its ``low``, ``high``, ``p``, ``q`` and ``units``.
+
+    Raises
+    ------
+    StoreError
+        The protocol correlates nothing.
+    """
+    name = "pooled_correlation"
+    if name not in root:
+        raise StoreError(
+            "the tree has no correlations of damages with predictors; give what zhou_protocol or "
+            "morcos_protocol made"
+        )
+    columns = {name: "correlation"} | {
+        f"{name}_{part}": part for part in ("low", "high", "p", "q", "units")
+    }
+    return root[list(columns)].rename(columns)
 
 
 def _values(node: xr.Dataset, name: str, dim: str) -> FloatArray:

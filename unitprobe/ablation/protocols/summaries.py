@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import xarray as xr
 
+from unitprobe.ablation.protocols.correlating import pooled_correlations
 from unitprobe.errors import StoreError
 
 #: Of the numbers of units that a class is tested without, the one that is shown.
@@ -54,11 +55,7 @@ def summarize_protocol(tree: xr.DataTree) -> pd.DataFrame:
 
 
 def _zhou(root: xr.Dataset) -> pd.DataFrame:
-    name = "pooled_correlation"
-    columns = {name: "correlation"} | {
-        f"{name}_{part}": part for part in ("low", "high", "p", "q", "units")
-    }
-    table = root[list(columns)].rename(columns).to_dataframe().reset_index()
+    table = pooled_correlations(root).to_dataframe().reset_index()
     return table.astype({"units": int})
 
 
@@ -70,7 +67,7 @@ def _morcos(root: xr.Dataset) -> pd.DataFrame:
         "selective_first_auc_p": "p",
         "selective_first_auc_q": "q",
     }
-    return root[list(columns)].rename(columns).to_dataframe().reset_index()
+    return _table(root, columns)
 
 
 def _bau(root: xr.Dataset) -> pd.DataFrame:
@@ -83,7 +80,7 @@ def _bau(root: xr.Dataset) -> pd.DataFrame:
         "removed_p": "p",
         "removed_q": "q",
     }
-    table = root[list(columns)].rename(columns).to_dataframe().reset_index()
+    table = _table(root, columns)
     fitting = table[(table["size"] <= _SHOWN_SIZE) & table["removed"].notna()]
     if fitting.empty:  # only larger numbers were asked for
         fitting = table[table["removed"].notna()]
@@ -102,3 +99,8 @@ def _ranadive(root: xr.Dataset) -> pd.DataFrame:
     table["layers_q<0.05"] = (root["difference_q"] < 0.05).sum("layer")
     order = ["accuracy", *columns.values(), "layers_q<0.05"]
     return table[order].to_dataframe().reset_index()
+
+
+def _table(root: xr.Dataset, columns: dict[str, str]) -> pd.DataFrame:
+    """Return variables under the names of columns, and their coordinates."""
+    return root[list(columns)].rename(columns).to_dataframe().reset_index()
