@@ -106,8 +106,8 @@ def _multiplies_bfloat16() -> bool:
     """Whether the processor does: elsewhere torch is slower in it than in single precision."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may not tell
-    return bool(capabilities.get("avx512_bf16", False))
+    tell = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 may not have it
+    return tell is not None and bool(tell().get("avx512_bf16", False))
 
 
 def _search(
