@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,20 +61,28 @@ def nearest_distances(points: FloatArray, count: int) -> FloatArray:
     """
     nearest = np.empty((len(points), count))
     unsure = np.arange(len(points))
+    scaled = _scaled(points)
     lowest, measure = compile_loop(_lowest_bounds), compile_loop(_measure_lowest)
     if lowest is not None and measure is not None:
-        unsure = _search(points, nearest, lowest, measure)
+        unsure = _search(points, scaled, nearest, lowest, measure)
     if unsure.size:
-        _search_further(points, nearest, unsure)
+        _search_further(points, scaled, nearest, unsure)
     return nearest
 
 
-def _scaled(points: FloatArray) -> tuple[FloatArray, float, FloatArray]:
-    """Return points about their mean, at most 1; the scale; and their squared lengths."""
+class _Scaled(NamedTuple):
+    """Points about their mean, at most 1; what they were divided by; and their squared lengths."""
+
+    points: FloatArray
+    scale: float
+    squares: FloatArray
+
+
+def _scaled(points: FloatArray) -> _Scaled:
     scaled = points - points.mean(axis=0)
-    scale = float(np.abs(scaled).max()) or 1.0
+    scale = float(max(scaled.max(), -scaled.min())) or 1.0
     scaled /= scale
-    return scaled, scale, np.einsum("ij,ij->i", scaled, scaled)
+    return _Scaled(scaled, scale, np.einsum("ij,ij->i", scaled, scaled))
 
 
 def _slack(squares: FloatArray, units: int) -> FloatArray:
@@ -112,6 +120,7 @@ def _multiplies_bfloat16() -> bool:
 
 def _search(
     points: FloatArray,
+    scaled_points: _Scaled,
     nearest: FloatArray,
     lowest: Callable[..., None],
     measure: Callable[..., None],
@@ -119,7 +128,7 @@ def _search(
     """Fill in the distances by compiled loops; return the points that need a longer search."""
     import torch
 
-    scaled, scale, squares = _scaled(points)
+    scaled, scale, squares = scaled_points
     total, count = nearest.shape
     if _multiplies_bfloat16():
         narrow, slack = _narrowed(scaled, squares)
@@ -140,9 +149,9 @@ def _search(
     threads = min(torch.get_num_threads(), _TABLES)
     candidates = np.zeros((total, threads, kept), dtype=np.int32)
     bounds = np.full((total, threads, kept), np.inf, dtype=np.float32)
+    reach = np.full(total, np.inf, dtype=np.float32)
 
     def rank(thread: int) -> None:
-        reach = np.full(total, np.inf, dtype=np.float32)
         table = candidates[:, thread], bounds[:, thread], reach
         for rows, columns in pairs:
             lowest(products(rows, columns), floor, rows.start, columns.start, *table)
@@ -172,12 +181,13 @@ def _lowest_bounds(
     bounds: SingleArray,
     reach: SingleArray,
 ) -> None:
-    """Keep for each point the others of the lowest bounds, ascending; `reach` is the last of them.
+    """Keep for each point the others of the lowest bounds, as a heap: the highest of them is first.
 
     Of points i and j the bound is ``floor[j] - 2 products[i, j]``, less the ``floor[i]`` that all
-    bounds of i have in common.
+    bounds of i have in common. `reach` is the lowest of the highest that any thread has kept, or
+    was so a moment ago: whatever exceeds it is not needed.
     """
-    last = bounds.shape[1] - 1
+    kept = bounds.shape[1]
     rows, columns = products.shape
     floor_of_columns = floor[first_column : first_column + columns]
     reach_of_columns = reach[first_column : first_column + columns]
@@ -195,15 +205,21 @@ def _lowest_bounds(
                     point = j if way else i
                     other = i if way else j
                     bound = floor[other] - doubled
-                    if bound < reach[point]:
-                        place = last
-                        while place > 0 and bounds[point, place - 1] > bound:
-                            bounds[point, place] = bounds[point, place - 1]
-                            candidates[point, place] = candidates[point, place - 1]
-                            place -= 1
+                    if bound < reach[point] and bound < bounds[point, 0]:
+                        place = 0
+                        child = 1
+                        while child < kept:
+                            if child + 1 < kept and bounds[point, child + 1] > bounds[point, child]:
+                                child += 1
+                            if bounds[point, child] <= bound:
+                                break
+                            bounds[point, place] = bounds[point, child]
+                            candidates[point, place] = candidates[point, child]
+                            place = child
+                            child = 2 * place + 1
                         bounds[point, place] = bound
                         candidates[point, place] = other
-                        reach[point] = bounds[point, last]
+                        reach[point] = min(reach[point], bounds[point, 0])
                 reach_of_i = reach[i]
 
 
@@ -248,10 +264,12 @@ def _measure_lowest(
             nearest[point, place] = np.sqrt(nearest[point, place])
 
 
-def _search_further(points: FloatArray, nearest: FloatArray, rows: IndexArray) -> None:
+def _search_further(
+    points: FloatArray, scaled_points: _Scaled, nearest: FloatArray, rows: IndexArray
+) -> None:
     """Fill in the distances of some points, measuring all that may be neighbours."""
     total, count = nearest.shape
-    scaled, _, squares = _scaled(points)
+    scaled, _, squares = scaled_points
     # In groups of points of like length: the nearest of each group bounds the distances sought.
     size = max(1, min(64, total // (8 * count)))
     groups = -(-total // size)
