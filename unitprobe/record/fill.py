@@ -15,6 +15,7 @@ from unitprobe.errors import ContentsMismatchError
 from unitprobe.probe import Probe
 from unitprobe.progress import progress_bar
 from unitprobe.record.blocks import Block
+from unitprobe.record.memory import keeping_freed_memory
 from unitprobe.record.processes import Processes
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import Range, Recording, Shards
@@ -161,6 +162,7 @@ class Recorder:
         written: list[Future[None]] = []
         total = sum(stop - start for start, stop in spans)
         with (
+            keeping_freed_memory(),
             ThreadPoolExecutor(1, thread_name_prefix="shards") as writer,
             progress_bar("recording", total, "stimuli", enabled=progress) as advance,
         ):
