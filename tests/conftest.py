@@ -2,8 +2,15 @@ import networks
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from unitprobe import Stimuli
+
+# The same examples in every run, wherever it runs.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

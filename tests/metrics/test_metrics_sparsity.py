@@ -74,3 +74,9 @@ def test_a_unit_that_responds_alike_to_k_of_n_has_the_share_k_of_n(n, k):
 def test_a_unit_that_nothing_drives_above_zero_has_no_half_max_share():
     responses = np.array([[0.0, -1.0, 2.0], [0.0, -3.0, 1.0]])
     assert np.isnan(metrics.half_max_share(responses)).tolist() == [True, True, False]
+
+
+def test_gini_of_responses_that_cancel_is_no_number():
+    responses = np.array([[0.1], [0.2], [-0.3]])
+    assert responses.sum() != 0
+    assert np.isnan(metrics.gini(responses)).all()

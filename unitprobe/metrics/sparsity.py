@@ -185,7 +185,8 @@ def gini(responses: Array) -> Array:
     -------
     array
         (unit,), 0 (the same response to every stimulus) to 1 - 1/n (a response to one of n stimuli
-        alone) where no response is negative. NaN for a unit whose responses sum to 0.
+        alone) where no response is negative. NaN for a unit whose responses sum to 0, within what
+        rounding can tell.
 
     Raises
     ------
@@ -215,7 +216,10 @@ def gini(responses: Array) -> Array:
     ranks = xp.astype(2 * xp.arange(1, n + 1, device=device(ordered)) - (n + 1), ordered.dtype)
     with full_precision(ordered):
         ranked = ranks @ ordered
-    return divide(ranked, n * xp.sum(ordered, axis=0))
+    total = xp.sum(ordered, axis=0)
+    # Of numbers of both signs that cancel, rounding leaves a sum that says nothing.
+    left = n * xp.finfo(ordered.dtype).eps * xp.sum(xp.abs(ordered), axis=0)
+    return divide(ranked, xp.where(xp.abs(total) <= left, xp.zeros_like(total), n * total))
 
 
 def kurtosis(responses: Array) -> Array:

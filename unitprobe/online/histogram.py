@@ -273,7 +273,8 @@ class ResponseHistogram(Accumulator):
             if self._negative is not None:
                 lowest.append(self._zero_bin - 1)
             last.append(counts[:, lowest].sum(axis=1))
-        total = np.where(total == 0, np.nan, total)
+        # Of numbers of both signs that cancel, rounding leaves a sum that says nothing.
+        total = np.where(np.abs(total) <= n * np.finfo(float).eps * absolute, np.nan, total)
         error = self.relative_error * absolute + edge * np.concatenate(last)
         return Bounded(np.concatenate(values) / (n * total), error / np.abs(total))
 

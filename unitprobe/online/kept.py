@@ -80,8 +80,9 @@ class KeptResponses(Accumulator):
 
     def _measures(self) -> dict[str, Results]:
         """Return all measures that rank, sorted but once: (class_name, unit) each."""
-        responses, labels = self._all()
+        self._check_begun()
         if self._ranked[0] != self.stimuli:
+            responses, labels = self._all()
             ranked = metrics.rank_responses(responses)
             found = metrics.ranking_measures(ranked, labels, _NAMES, self.class_count)
             self._ranked = self.stimuli, found

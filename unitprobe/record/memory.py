@@ -2,7 +2,7 @@
 
 Activations are as large as they are short-lived, and the C library hands large memory back to the
 system as soon as it is free. The system clears every page before it lends it again, which took a
-quarter of the time of a ResNet-18 on images of 224 pixels.
+third of the time of a ResNet-18 on images of 224 pixels.
 """
 
 from __future__ import annotations
