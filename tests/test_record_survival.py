@@ -24,9 +24,10 @@ LONG = bool(os.environ.get("UNITPROBE_LONG_TESTS"))
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes as POSIX does")
 
-# Forks a recorder and kills it after a random time, again and again: torch is imported but once.
+# Forks a recorder and kills it at a random moment after a random number of further shards, again
+# and again: torch is imported but once.
 KILLS = """
-import os, random, signal, sys, time, shutil, networks, torch
+import os, random, signal, sys, time, networks, torch
 from pathlib import Path
 from conftest import make_stimuli
 import unitprobe as up
@@ -40,6 +41,9 @@ network, stimuli, whole, path = networks.build_tiny(), make_stimuli(700), folder
 def record(path):
     up.record(network, stimuli, path, batch_size=16, pool="none", compression=compression)
 
+def recorded():
+    return len(list(folder.glob("s.partial/shard-*.json")))
+
 record(whole)
 begun = time.monotonic()
 record(folder / "again")
@@ -50,10 +54,13 @@ for _ in range(kills):
     if child == 0:
         record(path)
         os._exit(0)
-    time.sleep(chance.uniform(0, duration))
+    wanted = recorded() + chance.randrange(6)
+    while recorded() < wanted and not path.exists():
+        time.sleep(0.0005)
+    time.sleep(chance.uniform(0, duration / 20))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    met.add(len(list(folder.glob("s.partial/shard-*"))))
+    met.add(recorded())
     if path.exists():
         assert path.read_bytes() == whole.read_bytes()
         path.unlink()
