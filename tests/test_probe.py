@@ -1,3 +1,5 @@
+import warnings
+
 import networks
 import pytest
 import timm
@@ -352,3 +354,45 @@ class TestPathsThatDependOnTheData:
             model.conv1.register_forward_hook(lambda *_: ran.append(1))
             probe(torch.randn(4, 3, 32, 32))
         assert len(ran) == 2  # once to find the layers
+
+
+class Squeezing(nn.Module):
+    """Takes the axis of the stimuli away where there is only one, as many a network does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images):
+        pooled = self.conv(images).mean((2, 3)).squeeze()
+        return self.head(self.relu(pooled)).softmax(1)
+
+
+@pytest.mark.parametrize("layers", ["relu", "*"])
+def test_a_network_that_squeezes_a_single_stimulus_away_responds_to_it_all_the_same(layers):
+    network, images = Squeezing(), torch.randn(5, 3, 6, 6)
+    with Probe(network, layers) as probe:
+        together = probe(images)
+        in_parts = [probe(part) for part in images.split(2)]
+    assert not probe.unreached
+    for name, responses in together.items():
+        torch.testing.assert_close(torch.cat([part[name] for part in in_parts]), responses)
+
+
+def test_any_error_of_a_network_is_one_clear_line():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with Probe(network, "1") as probe:
+        probe(torch.zeros(2, 3, 6, 6))
+        network[0].forward = lambda images: {}["lost"]
+        with pytest.raises(ModelError, match=r"does not run on stimuli of shape .*: 'lost'"):
+            probe(torch.zeros(2, 3, 6, 6))
+
+
+def test_a_scripted_network_is_refused_in_one_clear_line():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated
+        network = torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.ReLU()))
+    with pytest.raises(ModelError, match=r"compiled by torch\.jit"):
+        Probe(network)

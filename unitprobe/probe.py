@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unitprobe.errors import LayerError, ModelError, OptionError, UnitprobeWarning
+from unitprobe.errors import (
+    LayerError,
+    ModelError,
+    OptionError,
+    UnitprobeError,
+    UnitprobeWarning,
+)
 from unitprobe.layers import (
     CallWatcher,
     Layer,
@@ -199,11 +205,24 @@ class Probe:
         stimuli = as_input(self._module, stimuli)
         self.stimulus_count += len(stimuli)
         if not self._one_by_one:
-            responses = self._run(stimuli)
+            responses = self._run_together(stimuli)
             if len(responses) == len(self.layers):
                 return {layer.name: responses[layer.name] for layer in self.layers}
         alone = [self._run(stimulus) for stimulus in stimuli[:, None]]
         return {layer.name: self._joined(layer, alone, stimuli) for layer in self.layers}
+
+    def _run_together(self, stimuli: Tensor) -> dict[str, Tensor]:
+        """Return the responses of a network whose path is the same for all stimuli."""
+        if len(stimuli) > 1:
+            return self._run(stimuli)
+        try:
+            responses = self._run(stimuli)
+        except ModelError:
+            responses = {}
+        if len(responses) == len(self.layers):
+            return responses
+        # ``x.squeeze()`` takes the axis of the stimuli away where there is only one: two are shown.
+        return {name: found[:1] for name, found in self._run(torch.cat([stimuli] * 2)).items()}
 
     def _run(self, stimuli: Tensor) -> dict[str, Tensor]:
         """Return the responses of the layers that all of these stimuli reached."""
@@ -215,7 +234,9 @@ class Probe:
                 self._module(stimuli)
             except _AllSeen:
                 pass
-            except (RuntimeError, AssertionError) as error:
+            except UnitprobeError:
+                raise
+            except Exception as error:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 raise ModelError(
                     f"{self._network.name} does not run on stimuli of shape "

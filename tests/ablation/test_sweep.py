@@ -194,3 +194,22 @@ def test_a_class_without_stimuli_has_no_accuracy_and_spoils_no_maximum(reused, s
     tree = up.ablate(reused, some, units=[0])
     assert np.isnan(tree["class_accuracy"][2])
     assert np.isfinite(tree["relu"]["max_class_accuracy_drop"]).all()
+
+
+@pytest.mark.parametrize("method", ["full", "suffix"])
+def test_a_last_stimulus_is_never_shown_alone_to_a_network_that_may_squeeze_it_away(
+    stimuli, method
+):
+    class Squeezing(TwoLayers):
+        def forward(self, x):
+            x = torch.relu(self.second(torch.relu(self.first(x))))
+            return self.head(nn.functional.adaptive_avg_pool2d(x, 1).squeeze()).log_softmax(1)
+
+    model = Squeezing().eval()
+    options = {"layers": "relu", "method": method, "progress": False}
+    together = up.ablate(model, stimuli, batch_size=len(stimuli), **options)
+    in_parts = up.ablate(model, stimuli, batch_size=len(stimuli) - 1, **options)
+    for layer in together.children:
+        np.testing.assert_allclose(
+            in_parts[layer]["loss_increase"], together[layer]["loss_increase"], atol=1e-6
+        )

@@ -247,3 +247,17 @@ def test_a_sum_over_branches_keeps_stimuli_and_units():
         b=nn.Conv2d(3, 5, 3),
     )
     assert (layer.unit_axis, layer.units) == (1, 5)
+
+
+def test_a_gate_leaves_half_of_the_units():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GLU(dim=1))
+    gated = list_layers(network, input_size=(3, 6, 6))[1]
+    assert (gated.kind, gated.shape, gated.unit_axis, gated.units) == ("glu", (1, 4, 4, 4), 1, 4)
+
+
+def test_a_name_has_no_slash_which_would_be_a_group_in_a_file():
+    network = nn.Sequential()
+    network.add_module("a/b", nn.Linear(4, 3))
+    network.add_module("a_b", nn.Linear(3, 2))
+    layers = list_layers(network, example=torch.zeros(2, 4))
+    assert [(layer.name, layer.owner) for layer in layers] == [("a_b_1", "a/b"), ("a_b", "a_b")]

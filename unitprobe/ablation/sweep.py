@@ -30,7 +30,7 @@ from unitprobe.ablation.replacements import (
 )
 from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.ablation.targets import Targets
-from unitprobe.batches import load_batches
+from unitprobe.batches import load_batches, load_these_batches
 from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
 from unitprobe.layers import Layer, as_input, evaluating
 from unitprobe.models import Network, output_indices
@@ -193,10 +193,12 @@ def load(
     network: Network, stimuli: Stimuli, options: SweepOptions, first: int = 0
 ) -> Iterator[Batch]:
     """Yield the stimuli from `first` on in batches, on the network's device."""
-    indices = range(first, len(stimuli))
-    for images, labels in load_batches(
-        stimuli, indices, batch_size=options.batch_size, workers=options.workers
-    ):
+    size, count = options.batch_size, len(stimuli)
+    batches = [range(i, min(i + size, count)) for i in range(first, count, size)]
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        # ``x.squeeze()`` would take the axis of a single stimulus away.
+        batches[-2:] = [range(batches[-2].start, count)]
+    for images, labels in load_these_batches(stimuli, batches, workers=options.workers):
         images = as_input(network.module, images)
         yield Batch(images, labels, range(first, first + len(images)))
         first += len(images)

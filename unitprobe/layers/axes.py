@@ -68,7 +68,7 @@ _MOVES = words(
     "amax amin max mean min std sum var"
 )
 _PICKS = words("getitem index_select")
-_RESIZES = words("cat concat pad")
+_RESIZES = words("cat concat glu pad")
 _CREATIONS = words(
     "new_empty new_full new_ones new_tensor new_zeros empty_like full_like ones_like rand_like "
     "randint_like randn_like zeros_like"

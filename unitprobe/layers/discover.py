@@ -213,8 +213,10 @@ class _Names:
         return self._names[call]
 
     def _new(self, call: Call) -> str:
-        base = ".".join(part for part in (call.owner, call.operation) if part)
-        if call.operation is None and call.number == 0:
+        path = ".".join(part for part in (call.owner, call.operation) if part)
+        # A name is also that of a group in a file, where a slash would be a group in a group.
+        base = path.replace("/", "_")
+        if call.operation is None and call.number == 0 and base == path:
             return base
         candidates = (base if k == 0 else f"{base}_{k}" for k in itertools.count())
         return next(name for name in candidates if name not in self._taken)

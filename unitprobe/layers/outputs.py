@@ -75,7 +75,7 @@ def suffix(path: Path) -> str:
     >>> suffix(("hidden", 0)), suffix(())
     ('[hidden][0]', '')
     """
-    # A name is also that of a group in a file, where a slash would be a group in a group.
+    # As in the names of layers, no slash.
     return "".join(f"[{key}]" for key in path).replace("/", "_")
 
 

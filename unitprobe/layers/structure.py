@@ -25,7 +25,7 @@ def inside(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         wrapped: nn.Module | None = module.module
     else:
-        wrapped = module._modules.get("_orig_mod")  # of torch.compile, without importing it
+        wrapped = getattr(module, "_orig_mod", None)  # of torch.compile, without importing it
     return module if wrapped is None else inside(wrapped)
 
 

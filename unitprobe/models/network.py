@@ -88,7 +88,7 @@ def as_network(model: Network | nn.Module) -> Network:
     Raises
     ------
     ModelError
-        It is neither.
+        It is neither, or is compiled by ``torch.jit``.
 
     Examples
     --------
@@ -96,6 +96,12 @@ def as_network(model: Network | nn.Module) -> Network:
     >>> as_network(module).module is module
     True
     """
+    module = model.module if isinstance(model, Network) else model
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            "a network compiled by torch.jit shows nothing of what it computes; "
+            "give the nn.Module that it was made from"
+        )
     if isinstance(model, Network):
         return model
     if isinstance(model, nn.Module):
