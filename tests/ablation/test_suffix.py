@@ -9,6 +9,7 @@ from conftest import make_stimuli
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import DenseNet
 
 import unitprobe as up
@@ -235,6 +236,55 @@ def test_a_unit_that_is_silent_already_leaves_the_logits_as_they_are(pairs):
         intact = pair.suffix.begin(pair.batch)
         logits = torch.cat(list(pair.suffix.ablated(unit, nothing)))
     assert torch.equal(logits, intact.expand_as(logits))
+
+
+def silent_here_and_there(targets, which, intact, batch):
+    """Replace values by others, but on stimuli that are drawn for each unit by none."""
+    changed = 1.25 * intact + 1
+    for place, unit in enumerate(which):
+        kept = silent_stimuli(unit, len(batch.numbers))
+        changed[kept, place] = intact[kept, place]
+    return changed
+
+
+def silent_stimuli(unit, stimuli):
+    return torch.randperm(stimuli, generator=torch.Generator().manual_seed(unit))[: 1 + unit % 4]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_stimuli_on_which_a_unit_is_silent_already_keep_their_logits(pairs, name):
+    pair = pairs(name)
+    found, expected = pair.logits(pair.swept, silent_here_and_there)
+    assert_same_answers(found, expected)
+    with torch.no_grad():
+        intact = pair.suffix.begin(pair.batch)
+    units = [unit for targets in pair.swept for (unit,) in targets.groups]
+    for unit, logits in zip(units, found, strict=True):
+        silent = silent_stimuli(unit, 6)
+        assert torch.equal(logits[silent], intact[silent])
+
+
+def test_stimuli_on_which_a_unit_is_silent_already_are_not_computed(pairs):
+    pair = pairs("residual")
+    (targets,) = (one for one in pair.swept if one.layer.name == "layer1.0.act1")
+    units = Targets(targets.layer, ((0,), (2,)))
+    computed = [6 - len(silent_stimuli(unit, 6)) for unit in (0, 2)]
+    assert computed == [5, 3]
+
+    def operations(replacement):
+        """Return the multiplications and additions of convolutions for the two units."""
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            list(pair.suffix._ablated(units, replacement, pair.suffix._intact, workers=1))
+        return counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+
+    with torch.no_grad():
+        pair.suffix.begin(pair.batch)
+    found, every = operations(silent_here_and_there), operations(_other)
+    assert found / every == sum(computed) / 12
+
+
+def _other(targets, which, intact, batch):
+    return 1.25 * intact + 1
 
 
 def test_little_memory_recomputes_what_it_cannot_keep(pairs):

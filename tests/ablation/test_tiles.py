@@ -22,6 +22,10 @@ def make(shape, stimuli=3, variants=4, units=(5, 6)):
     return weight, intact, maps
 
 
+def stimuli_of(maps, intact):
+    return torch.arange(len(maps)) % len(intact)
+
+
 def convolve(maps, weight):
     return conv2d(maps.double(), weight.double(), padding=1)
 
@@ -29,7 +33,9 @@ def convolve(maps, weight):
 @pytest.mark.parametrize("shape", [(8, 8), (16, 4), (7, 14), (5, 6), (1, 2)], ids=str)
 def test_equals_a_convolution(shape):
     weight, intact, maps = make(shape)
-    found = TiledConvolution(weight)(maps, intact, convolve(intact, weight).float())
+    found = TiledConvolution(weight)(
+        maps, intact, convolve(intact, weight).float(), stimuli_of(maps, intact)
+    )
     torch.testing.assert_close(found.double(), convolve(maps, weight), rtol=0, atol=2e-5)
 
 
@@ -44,25 +50,36 @@ def test_adds_a_shortcut_and_applies_a_relu(added, relu):
     if relu:
         expected = expected.relu()
     base = convolve(intact, weight).float()
-    found = TiledConvolution(weight)(maps, intact, base, shortcut, relu=relu)
+    found = TiledConvolution(weight)(
+        maps, intact, base, stimuli_of(maps, intact), shortcut, relu=relu
+    )
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
 
 
 def test_blocks_change_nothing_but_rounding(monkeypatch):
     weight, intact, maps = make((8, 8), stimuli=5, variants=4)
     base = convolve(intact, weight).float()
-    whole = TiledConvolution(weight)(maps, intact, base)
+    whole = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
     monkeypatch.setattr(tiles, "_FEWEST_TILES", 12)
     monkeypatch.setattr(tiles, "_BLOCK_BYTES", 1)
-    in_threes = TiledConvolution(weight)(maps, intact, base)
+    in_threes = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
     torch.testing.assert_close(in_threes, whole, rtol=0, atol=1e-5)
 
 
 def test_what_did_not_change_stays_exactly_as_it_was():
     weight, intact, _ = make((8, 8))
     base = convolve(intact, weight).float()
-    found = TiledConvolution(weight)(intact.repeat(2, 1, 1, 1), intact, base)
+    same = intact.repeat(2, 1, 1, 1)
+    found = TiledConvolution(weight)(same, intact, base, stimuli_of(same, intact))
     assert torch.equal(found, base.repeat(2, 1, 1, 1))
+
+
+def test_takes_any_stimuli_in_any_order():
+    weight, intact, maps = make((8, 8), stimuli=3, variants=4)
+    base = convolve(intact, weight).float()
+    stimulus_of = torch.tensor([2, 2, 0, 1, 0])
+    found = TiledConvolution(weight)(maps[:5], intact, base, stimulus_of)
+    torch.testing.assert_close(found.double(), convolve(maps[:5], weight), rtol=0, atol=2e-5)
 
 
 def test_suits_only_where_it_pays(monkeypatch):

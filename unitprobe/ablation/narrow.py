@@ -55,17 +55,9 @@ class Narrow:
         count = len(self.units)
         wide = tile(self.intact, count)
         by_unit = split(wide, count).movedim(self.axis + 1, 1)
-        by_unit[self._places, self.units] = self.values.movedim(self.axis, 0)
+        places = torch.arange(count, device=self.units.device)
+        by_unit[places, self.units] = self.values.movedim(self.axis, 0)
         return wide
-
-    def add_to(self, activations: Tensor) -> None:
-        """Add the change to activations (variant, stimulus, unit, ...), in place."""
-        by_unit = activations.movedim(self.axis + 1, 1)
-        by_unit[self._places, self.units] += self.change.movedim(self.axis, 0)
-
-    @property
-    def _places(self) -> Tensor:
-        return torch.arange(len(self.units), device=self.units.device)
 
 
 def take(value: Tensor, units: Tensor, axis: int) -> Tensor:

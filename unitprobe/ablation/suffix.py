@@ -19,8 +19,9 @@ from torch import Tensor, fx
 
 from unitprobe.ablation.engine import FullEngine
 from unitprobe.ablation.graph import Batched, NetworkGraph, Node, is_place
-from unitprobe.ablation.narrow import Narrow
+from unitprobe.ablation.narrow import Narrow, split
 from unitprobe.ablation.replacements import Batch, Replacement
+from unitprobe.ablation.rows import Rows
 from unitprobe.ablation.targets import Targets
 from unitprobe.ablation.variants import Suffix, VariantRun, quick_convolutions
 from unitprobe.errors import ModelError, OptionError
@@ -201,12 +202,13 @@ class SuffixEngine:
         axis = targets.layer.unit_axis % activation.ndim
         old = targets.coordinates(activation, units)
         new = replacement(targets, units, old, batch).expand_as(old)
-        changes = (new != old).transpose(0, 1).flatten(1).any(1) | self._learns
+        # (target, stimulus); a reader of all values has to see every stimulus
+        changes = (new != old).reshape(*old.shape[:2], -1).any(2).T | self._learns
         first = 0
         for part in parts:
             rows = slice(first, first + len(part))
             first += len(part)
-            which = changes[rows].nonzero().flatten() + rows.start
+            which = changes[rows].any(1).nonzero().flatten() + rows.start
             some = torch.as_tensor(units, device=activation.device)[which]
             values = new[:, which].movedim(1, axis)
             narrow = Narrow(values, axis, some, activation)
@@ -215,14 +217,12 @@ class SuffixEngine:
     def _unit_logits(
         self, suffix: Suffix, narrow: Narrow, changes: Tensor, intact: Mapping[Node, Any]
     ) -> Tensor:
-        untouched: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
+        """Return the logits (target, stimulus, output); where nothing changes, the intact ones."""
+        logits: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
         if len(narrow.units) == 0:
-            return untouched
-        found = self._logits(suffix, narrow, len(narrow.units), intact)
-        if len(found) == len(changes):
-            return found
-        logits = untouched.clone()
-        logits[changes] = found
+            return logits
+        logits = logits.clone()
+        logits[changes] = self._logits(suffix, narrow, Rows(changes[changes.any(1)]), intact)
         return logits
 
     def _whole_jobs(
@@ -246,14 +246,21 @@ class SuffixEngine:
                 for group in part.groups
             ]
             start = torch.cat(variants, self._graph.batched[suffix.place].axis)
-            yield partial(self._logits, suffix, start, len(part), intact)
+            yield partial(self._whole_logits, suffix, start, len(part), intact)
+
+    def _whole_logits(
+        self, suffix: Suffix, start: Tensor, count: int, intact: Mapping[Node, Any]
+    ) -> Tensor:
+        assert self._batch is not None
+        every = torch.ones(count, len(self._batch.images), dtype=torch.bool, device=start.device)
+        return split(self._logits(suffix, start, Rows(every), intact), count)
 
     def _logits(
-        self, suffix: Suffix, start: Tensor | Narrow, count: int, intact: Mapping[Node, Any]
+        self, suffix: Suffix, start: Tensor | Narrow, rows: Rows, intact: Mapping[Node, Any]
     ) -> Tensor:
         assert self._batch is not None
         stimuli = len(self._batch.images)
-        run = VariantRun(self._graph, suffix, intact, self._convolutions, count, stimuli)
+        run = VariantRun(self._graph, suffix, intact, self._convolutions, rows, stimuli)
         with torch.no_grad():  # which each thread sets for itself
             return run.logits(start)
 

@@ -21,6 +21,7 @@ from unitprobe.ablation.small_maps import transform_of
 from unitprobe.compiled import compile_loop
 
 Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 # Bytes of components at a time: they should stay near the processor, and suffice for a product.
 _BLOCK_BYTES = 5 * 2**18
@@ -54,6 +55,7 @@ class TiledConvolution:
         maps: Tensor,
         intact: Tensor,
         base: Tensor,
+        stimulus_of: Tensor,
         shortcut: Tensor | None = None,
         *,
         relu: bool = False,
@@ -63,13 +65,15 @@ class TiledConvolution:
         Parameters
         ----------
         maps : Tensor
-            (variant * stimulus, input unit, y, x).
+            (row, input unit, y, x): some stimuli of some variants.
         intact : Tensor
             (stimulus, input unit, y, x).
         base : Tensor
             (stimulus, output unit, y, x), what the intact maps give.
+        stimulus_of : Tensor
+            (row,), the stimulus of each.
         shortcut : Tensor, optional
-            (variant * stimulus, output unit, y, x).
+            (row, output unit, y, x).
         relu : bool
             Whether numbers below 0 become 0.
         """
@@ -83,19 +87,20 @@ class TiledConvolution:
         mixed = torch.empty(36, block * tiles, out)
         result = torch.empty(count, height, width, out)
         sources, others, added = (_units_last(value) for value in (maps, intact, base))
+        numbers = stimulus_of.numpy()
         further = None if shortcut is None else _units_last(shortcut)
         analyze, synthesize = compile_loop(_analyze), compile_loop(_synthesize)
         assert analyze is not None
         assert synthesize is not None
         for first in range(0, count, block):
             rows = slice(first, min(count, first + block))
-            analyze(sources[rows], others, first, parts.flatten(1).numpy())
+            analyze(sources[rows], others, numbers[rows], parts.flatten(1).numpy())
             torch.bmm(parts, self._kernels, out=mixed)
             more = result.numpy()[rows] if further is None else further[rows]
             synthesize(
                 mixed.flatten(1).numpy(),
                 added,
-                first,
+                numbers[rows],
                 more,
                 further is not None,
                 relu,
@@ -131,7 +136,7 @@ def _units_last(maps: Tensor) -> Floats:
     return values
 
 
-def _analyze(maps: Floats, intact: Floats, first: int, parts: Floats) -> None:
+def _analyze(maps: Floats, intact: Floats, stimulus_of: Integers, parts: Floats) -> None:
     """Bring maps (map, y, x, unit) into components (36, tile * unit)."""
     count, height, width, units = maps.shape
     tall, wide = -(-height // 4), -(-width // 4)
@@ -139,7 +144,7 @@ def _analyze(maps: Floats, intact: Floats, first: int, parts: Floats) -> None:
     columns = np.zeros((6, run), np.float32)  # of every tile in a row
     rows = np.zeros((6, 4 * tall + 2, run), np.float32)
     for i in range(count):
-        stimulus = (first + i) % len(intact)
+        stimulus = stimulus_of[i]
         ready = 0
         for tile in range(tall):
             for y in range(ready, min(height, 4 * tile + 5)):
@@ -180,7 +185,7 @@ def _analyze(maps: Floats, intact: Floats, first: int, parts: Floats) -> None:
 def _synthesize(
     mixed: Floats,
     base: Floats,
-    first: int,
+    stimulus_of: Integers,
     shortcut: Floats,
     has_shortcut: bool,
     relu: bool,
@@ -193,7 +198,7 @@ def _synthesize(
     rows = np.empty((6, 4 * tall, run), np.float32)
     columns = np.empty((4, run), np.float32)
     for i in range(count):
-        stimulus = (first + i) % len(base)
+        stimulus = stimulus_of[i]
         for b in range(6):
             for tile in range(tall):
                 y, start = 4 * tile, (i * tall + tile) * run

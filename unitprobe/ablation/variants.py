@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from unitprobe.ablation.graph import NetworkGraph, Node, is_place
-from unitprobe.ablation.narrow import Narrow, apply_rule, split, tile
+from unitprobe.ablation.narrow import Narrow, apply_rule
+from unitprobe.ablation.rows import Rows
 from unitprobe.ablation.small_maps import SmallMapConvolution
 from unitprobe.ablation.tiles import TiledConvolution
 
@@ -90,8 +91,10 @@ class VariantRun:
         Values of the intact network, constants among them.
     convolutions : mapping of Node to Convolution
         Convolutions that are computed with fewer products.
-    count, stimuli : int
-        Number of variants, and of stimuli of each.
+    rows : Rows
+        Which stimuli of which variants are computed.
+    stimuli : int
+        Number of stimuli of the batch.
     """
 
     def __init__(
@@ -100,24 +103,24 @@ class VariantRun:
         suffix: Suffix,
         intact: Mapping[Node, Any],
         convolutions: Mapping[Node, Convolution],
-        count: int,
+        rows: Rows,
         stimuli: int,
     ) -> None:
         self._graph = graph
         self._suffix = suffix
         self._intact = intact
         self._convolutions = convolutions
-        self._count = count
+        self._rows = rows
         self._stimuli = stimuli
         self._values: dict[Node, Any] = {}
 
     def logits(self, start: Tensor | Narrow) -> Tensor:
-        """Return the logits (variant, stimulus, output) that follow from ablated activations.
+        """Return the logits (row, output) that follow from ablated activations.
 
         Parameters
         ----------
         start : Tensor or Narrow
-            The activations of all variants, one variant after another along the stimuli.
+            The activations of all rows, or, narrow, of all stimuli and variants.
         """
         values = self._values = {self._suffix.place: start}
         for node in self._suffix.nodes:
@@ -127,11 +130,8 @@ class VariantRun:
                 values[node] = self._compute(node)
             for source in self._suffix.last_use.get(node, ()):
                 values.pop(source, None)
-        output = self._graph.output
-        if output not in values:
-            intact: Tensor = self._intact[output]
-            return intact.expand(self._count, -1, -1)
-        return split(self._whole(output), self._count)
+        logits: Tensor = self._whole(self._graph.output)
+        return logits
 
     def _compute(self, node: Node) -> Any:
         varied = [source for source in node.all_input_nodes if source in self._values]
@@ -165,20 +165,21 @@ class VariantRun:
             return self._values[source] if source in self._values else self._intact[source]
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), given)
-        return apply_rule(node.target, args, kwargs, output)
+        found = apply_rule(node.target, args, kwargs, output)
+        return self._rows.choose(found) if isinstance(found, Tensor) else found
 
     def _whole(self, node: Node) -> Any:
-        """Return a value for all variants."""
+        """Return a value for all rows."""
         if node in self._graph.sizes:
-            return self._graph.sizes[node] * self._count * self._stimuli
+            return self._graph.sizes[node] * self._rows.count
         if node in self._values:
             value = self._values[node]
             if isinstance(value, Narrow):
-                value = self._values[node] = value.widen()
+                value = self._values[node] = self._rows.widen(value)
             return value
         place = self._graph.batched.get(node)
         value = self._intact[node]
-        return value if place is None else tile(value, self._count, place.axis)
+        return value if place is None else self._rows.spread(value, place)
 
     def _is_free(self, node: Any) -> bool:
         """Tell whether a value is whole, in memory of its own, and read by one operation only."""
@@ -192,12 +193,9 @@ class VariantRun:
     def _convolve(self, node: Node, convolution: SmallMapConvolution) -> Tensor:
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        wide = _position_first(self._whole(source))
-        intact = _position_first(self._intact[source])
-        change = (split(wide, self._count, 2) - intact[:, :, None]).flatten(2, 3)
-        mixed = convolution(change)
-        split(mixed, self._count, 2).add_(_position_first(self._intact[node])[:, :, None])
-        return mixed.permute(2, 3, 0, 1)
+        change = self._rows.combine(torch.sub, self._whole(source), self._intact[source])
+        mixed = convolution(_position_first(change)).permute(2, 3, 0, 1)
+        return self._rows.combine(Tensor.add_, mixed, self._intact[node])
 
     def _convolve_and_add(self, node: Node, convolution: TiledConvolution) -> Tensor:
         """Convolve; also add what the only reader adds, and apply the ReLU that reads that."""
@@ -211,8 +209,8 @@ class VariantRun:
         reader = _only_reader(last)
         relu = reader is not None and reader.target is aten.relu.default
         source, intact = node.args[0], self._intact
-        whole = self._whole(source)
-        result = convolution(whole, intact[source], intact[node], shortcut, relu=relu)
+        whole, stimulus_of = self._whole(source), self._rows.stimulus_of
+        result = convolution(whole, intact[source], intact[node], stimulus_of, shortcut, relu=relu)
         values[last] = result
         if relu:
             values[reader] = result
@@ -242,10 +240,9 @@ class VariantRun:
         if isinstance(other, Narrow) and node.target is not aten.add.Tensor:
             return None
         intact = self._intact[right] if other is None else other.intact
-        by_variant = operation(split(one, self._count), intact)
+        combined = self._rows.combine(operation, one, intact)
         if isinstance(other, Narrow):
-            other.add_to(by_variant)
-        combined: Tensor = by_variant.flatten(0, 1)
+            self._rows.add_change(combined, other)
         return combined
 
 
