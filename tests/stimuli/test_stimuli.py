@@ -456,9 +456,14 @@ class TestFingerprint:
         assert len({variant.fingerprint for variant in variants}) == len(variants)
 
     def test_of_an_array_is_that_of_a_list_of_its_images(self):
-        x = np.random.default_rng(0).standard_normal((70, 3, 2, 2), np.float32)
-        labels = np.arange(70) % 2
+        x = np.random.default_rng(0).standard_normal((300, 3, 2, 2), np.float32)
+        labels = np.arange(300) % 2
         assert Stimuli(x, labels).fingerprint == Stimuli(list(x), labels).fingerprint
+        some = [5, 2, 299]
+        assert (
+            Stimuli(x, labels).select(some).fingerprint
+            == Stimuli(x[some], labels[some], ids=[f"{i:05d}" for i in some]).fingerprint
+        )
         turned = np.asfortranarray(x)
         assert Stimuli(turned, labels).fingerprint == Stimuli(x, labels).fingerprint
 

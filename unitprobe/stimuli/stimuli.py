@@ -17,7 +17,7 @@ from unitprobe.errors import LabelError, StimuliError
 from unitprobe.stimuli.files import ImageFiles
 
 #: Images that are hashed together.
-_HASHED = 64
+_HASHED = 256
 
 
 class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -122,12 +122,10 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         if one_by_one or not self.ready or not isinstance(self._images, np.ndarray):
             return None
         places = self._places[np.asarray(indices)]
-        first, stop = int(places[0]), int(places[0]) + len(places)
-        in_order = np.array_equal(places, np.arange(first, stop))
         # In memory of PyTorch's own: how NumPy's is aligned can change the last bit of a result.
         shape = (len(places), *self._images.shape[1:])
         images = torch.empty(shape, dtype=torch.float32, pin_memory=pinned)
-        images.numpy()[...] = self._images[first:stop] if in_order else self._images[places]
+        images.numpy()[...] = _rows(self._images, places)
         return images
 
     def __repr__(self) -> str:
@@ -151,18 +149,23 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         return digest.hexdigest()
 
     def _digest(self, places: npt.NDArray[np.intp]) -> bytes:
-        digest = hashlib.sha256()
+        kinds, pixels = hashlib.sha256(), hashlib.sha256()
+        if isinstance(self._images, np.ndarray):
+            # At once, for threads that hash image by image wait for each other most of the time.
+            rows = np.ascontiguousarray(_rows(self._images, places))
+            kinds.update(f" {rows.dtype} {rows.shape[1:]}".encode() * len(rows))
+            pixels.update(rows.data)
+            return kinds.digest() + pixels.digest()
         for place in places.tolist():
             if isinstance(self._images, ImageFiles):
-                digest.update(self._images.describe(place).encode())
+                kinds.update(self._images.describe(place).encode())
                 continue
-            image = self._images[place]
-            image = image if isinstance(image, np.ndarray) else _as_image(image)
-            pixels = np.ascontiguousarray(image)
-            mode = getattr(image, "mode", "")
-            digest.update(f"{mode} {pixels.dtype} {pixels.shape}".encode())
-            digest.update(pixels.data)
-        return digest.digest()
+            source = self._images[place]
+            source = source if isinstance(source, np.ndarray) else _as_image(source)
+            image = np.ascontiguousarray(source)
+            kinds.update(f"{getattr(source, 'mode', '')} {image.dtype} {image.shape}".encode())
+            pixels.update(image.data)
+        return kinds.digest() + pixels.digest()
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Stimuli:
         """Return the same stimuli, sharing the images, with another transform.
@@ -303,6 +306,13 @@ def _check_ids(
         twice = Counter(listed).most_common(1)[0][0]
         raise StimuliError(f"stimuli {name!r}: more than one image has the id {twice!r}")
     return np.array(listed, dtype=np.str_)
+
+
+def _rows(images: npt.NDArray[Any], places: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Return some of the images, without a copy where they follow each other."""
+    first = int(places[0]) if len(places) else 0
+    stop = first + len(places)
+    return images[first:stop] if np.array_equal(places, np.arange(first, stop)) else images[places]
 
 
 def _as_image(source: Any) -> Any:
