@@ -114,6 +114,21 @@ def test_pooling_of_a_map_is_what_its_name_says(reused, pool):
     torch.testing.assert_close(response, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["mean", "max", "center", "none"])
+def test_responses_go_where_they_are_wanted_if_they_fit(reused, pool):
+    images = torch.randn(2, 3, 8, 8)
+    with Probe(reused, ["conv1", "relu"], pool=pool) as probe:
+        expected = probe(images)
+        # As a recording has it: maps unit after unit.
+        room = torch.empty_like(expected["conv1"].transpose(0, 1)).transpose(0, 1)
+        found = probe(images, {"conv1": room, "relu": torch.empty(2, 1)})
+        again = probe(images)
+    assert found["conv1"] is room
+    assert again["conv1"] is not room
+    for name, response in expected.items():
+        torch.testing.assert_close(found[name], response, rtol=0, atol=0)
+
+
 def test_tokens_are_pooled_over_tokens_and_never_over_units():
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=1).eval()
     images = torch.randn(2, 3, 224, 224)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ from unitprobe.responses import check_pool, pool_activation
 #: Receives a layer, its activation and the positional arguments of the call that computed it. A
 #: tensor that it returns takes the activation's place.
 Visitor = Callable[[Layer, Tensor, tuple[Any, ...]], Tensor | None]
+
+_NOWHERE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def watch_layers(
@@ -144,6 +146,7 @@ class Probe:
         self._module = inside(self._network.module)
         # None while nobody asks: the user runs the network, who must get its output.
         self._responses: dict[str, Tensor] | None = None
+        self._into = _NOWHERE
         self._one_by_one = False
         self._open = False
         self.stimulus_count = 0
@@ -183,8 +186,18 @@ class Probe:
             self._watcher.attach()
         return self.layers
 
-    def __call__(self, stimuli: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, stimuli: Tensor, into: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Run the network on stimuli (stimulus, channel, y, x) and return its responses.
+
+        Parameters
+        ----------
+        stimuli : Tensor
+            (stimulus, channel, y, x).
+        into : mapping of str to Tensor, optional
+            By layer name, where its responses may be put, which spares a copy: a tensor of another
+            shape than theirs is not used.
 
         Returns
         -------
@@ -205,18 +218,18 @@ class Probe:
         stimuli = as_input(self._module, stimuli)
         self.stimulus_count += len(stimuli)
         if not self._one_by_one:
-            responses = self._run_together(stimuli)
+            responses = self._run_together(stimuli, into or _NOWHERE)
             if len(responses) == len(self.layers):
                 return {layer.name: responses[layer.name] for layer in self.layers}
         alone = [self._run(stimulus) for stimulus in stimuli[:, None]]
         return {layer.name: self._joined(layer, alone, stimuli) for layer in self.layers}
 
-    def _run_together(self, stimuli: Tensor) -> dict[str, Tensor]:
+    def _run_together(self, stimuli: Tensor, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the responses of a network whose path is the same for all stimuli."""
         if len(stimuli) > 1:
-            return self._run(stimuli)
+            return self._run(stimuli, into)
         try:
-            responses = self._run(stimuli)
+            responses = self._run(stimuli, into)
         except ModelError:
             responses = {}
         if len(responses) == len(self.layers):
@@ -224,10 +237,11 @@ class Probe:
         # ``x.squeeze()`` takes the axis of the stimuli away where there is only one: two are shown.
         return {name: found[:1] for name, found in self._run(torch.cat([stimuli] * 2)).items()}
 
-    def _run(self, stimuli: Tensor) -> dict[str, Tensor]:
+    def _run(self, stimuli: Tensor, into: Mapping[str, Tensor] = _NOWHERE) -> dict[str, Tensor]:
         """Return the responses of the layers that all of these stimuli reached."""
         watcher = self._watcher
         assert watcher is not None
+        self._into = into
         responses = self._responses = {}
         with evaluating(self._module), torch.no_grad(), watcher.alone():
             try:
@@ -244,13 +258,16 @@ class Probe:
                 ) from error
             finally:
                 self._responses = None
+                self._into = _NOWHERE
         return {name: found for name, found in responses.items() if len(found) == len(stimuli)}
 
     def _keep(self, layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
         if self._responses is None:
             return
         assert layer.unit_axis is not None
-        self._responses[layer.name] = pool_activation(activation, layer.unit_axis, self._pool)
+        self._responses[layer.name] = pool_activation(
+            activation, layer.unit_axis, self._pool, self._into.get(layer.name)
+        )
         if len(self._responses) == len(self.layers):
             raise _AllSeen
 

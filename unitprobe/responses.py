@@ -47,7 +47,9 @@ def check_pool(pool: str, layers: list[Layer]) -> None:
             )
 
 
-def pool_activation(activation: Tensor, unit_axis: int, pool: str) -> Tensor:
+def pool_activation(
+    activation: Tensor, unit_axis: int, pool: str, into: Tensor | None = None
+) -> Tensor:
     """Pool an activation over its positions.
 
     Parameters
@@ -61,13 +63,15 @@ def pool_activation(activation: Tensor, unit_axis: int, pool: str) -> Tensor:
         ``"mean"`` or ``"max"`` over all positions (of tokens: the class token included);
         ``"center"``, the middle position of a map, the later of two; ``"cls"``, the first token;
         ``"none"``, no pooling.
+    into : Tensor, optional
+        Where the result goes if it has the shape of the result.
 
     Returns
     -------
     Tensor
         (stimulus, unit); with ``"none"`` a copy, (stimulus, unit, y, x) for maps and
-        (stimulus, token, unit) for tokens. Never a view: a later in-place operation of the network
-        does not reach it.
+        (stimulus, token, unit) for tokens. `into`, if it was used. Never a view: a later in-place
+        operation of the network does not reach it.
 
     Examples
     --------
@@ -80,19 +84,23 @@ def pool_activation(activation: Tensor, unit_axis: int, pool: str) -> Tensor:
     unit = unit_axis % activation.ndim
     positions = [axis for axis in range(1, activation.ndim) if axis != unit]
     if pool == "none":
-        is_map = len(positions) > 1
-        return (activation.movedim(unit, 1) if is_map else activation).clone()
-    if not positions:
-        return activation.clone()
-    if pool == "cls":
-        return activation[:, 0].clone()
-    return _REDUCTIONS[pool](activation, positions)
+        pooled = activation.movedim(unit, 1) if len(positions) > 1 else activation
+    elif not positions:
+        pooled = activation
+    elif pool == "cls":
+        pooled = activation[:, 0]
+    else:
+        pooled = _REDUCTIONS[pool](activation, positions)
+    if into is not None and into.shape == pooled.shape:
+        return into.copy_(pooled)
+    reduced = positions and pool in ("mean", "max")
+    return pooled if reduced else pooled.clone()
 
 
 def _center(activation: Tensor, positions: list[int]) -> Tensor:
     for axis in reversed(positions):
         activation = activation.select(axis, activation.shape[axis] // 2)
-    return activation.clone()
+    return activation
 
 
 _REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {

@@ -35,9 +35,7 @@ class Block:
         on_gpu = device.type == "cuda"
         self._recording = recording
         self._arrays = {
-            array.layer: torch.empty(
-                (rows, *array.shape), dtype=getattr(torch, recording.dtype), pin_memory=on_gpu
-            )
+            array.layer: _room(rows, array.shape, getattr(torch, recording.dtype), on_gpu)
             for array in recording.arrays
         }
         self._unreached: Counter[str] = Counter()
@@ -49,6 +47,17 @@ class Block:
         """Begin with the next shard."""
         self._unreached.clear()
         self._done = 0
+
+    def next_rows(self, count: int) -> dict[str, Tensor]:
+        """Return where the responses to the next `count` stimuli may be put, by layer name.
+
+        Nowhere if they come from a GPU, from where they are copied beside the computation.
+        """
+        if self._copies is not None:
+            return {}
+        return {
+            name: array[self._done : self._done + count] for name, array in self._arrays.items()
+        }
 
     def keep(self, responses: Mapping[str, Tensor], unreached: Mapping[str, int]) -> None:
         """Add one batch: responses by layer, and how many of its stimuli did not reach a layer.
@@ -70,7 +79,8 @@ class Block:
                 )
         if self._copies is None:
             for name, values in responses.items():
-                targets[name].copy_(values)
+                if values.data_ptr() != targets[name].data_ptr():
+                    targets[name].copy_(values)
         else:
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._copies):
@@ -104,6 +114,14 @@ class Block:
             if not _sum_is_finite(values):
                 check_finite(values, name, ids)
         shards.write(start, arrays, +self._unreached)
+
+
+def _room(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
+    """Return an array (stimulus, ...); maps lie in memory as in the file, unit after unit."""
+    if pinned or len(shape) < 3:
+        return torch.empty((rows, *shape), dtype=dtype, pin_memory=pinned)
+    units, *positions = shape
+    return torch.empty((units, rows, *positions), dtype=dtype).movedim(1, 0)
 
 
 def _sum_is_finite(values: npt.NDArray[Any]) -> bool:

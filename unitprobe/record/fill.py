@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -41,10 +41,12 @@ class Eye:
         #: Whether it computes in half precision.
         self.half = autocast is not None
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the responses to a batch."""
+    def __call__(
+        self, images: Tensor, into: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the responses to a batch; see `Probe` for `into`."""
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            return self._probe(images)
+            return self._probe(images, into)
 
     def unreached(self) -> dict[str, int]:
         """Return how many stimuli did not reach each layer so far."""
@@ -176,7 +178,7 @@ class Recorder:
                 while done < span[1]:
                     images = next(batches)
                     before = self._see.unreached()
-                    responses = self._see(images)
+                    responses = self._see(images, block.next_rows(len(images)))
                     missed = {
                         name: count - before.get(name, 0)
                         for name, count in self._see.unreached().items()
