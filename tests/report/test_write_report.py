@@ -1,4 +1,5 @@
 import csv
+import errno
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -9,8 +10,8 @@ import pytest
 import trees
 
 import unitprobe as up
-from unitprobe.errors import OptionError, StoreError, StoreExistsError
-from unitprobe.report import NetworkResult, write_comparison, write_report
+from unitprobe.errors import OptionError, StorageError, StoreError, StoreExistsError
+from unitprobe.report import NetworkResult, folder, write_comparison, write_report
 
 VOID = {"meta", "img", "br", "link", "hr"}
 
@@ -214,6 +215,40 @@ def test_overwriting_replaces_only_what_a_report_wrote(analysis, ablation, tmp_p
     assert not (tmp_path / "plots" / "ablation.svg").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "plots" / "mine.svg").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_earlier_report_or_nothing(
+    analysis, ablation, tmp_path, monkeypatch
+):
+    earlier, new = tmp_path / "earlier", tmp_path / "new"
+    write_report(analysis, earlier)
+    before = {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
+    written = []
+
+    def fill_up(path, contents):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path.write_bytes(contents))
+
+    monkeypatch.setattr(folder, "write_atomically", fill_up)
+    for target in (earlier, new):
+        written.clear()
+        with pytest.raises(StorageError, match="No space left"):
+            write_report(analysis, target, ablation=ablation, title="Second", overwrite=True)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+    assert not any(new.iterdir())
+
+
+@pytest.mark.parametrize(("shuffles", "says"), [(10, "none could be"), (50, "more than 39.2%")])
+def test_a_null_of_few_shuffles_does_not_pass_for_units_that_are_not_selective(
+    shuffles, says, tmp_path
+):
+    tree = trees.make_recording()
+    analysis = up.analyze(tree, null=shuffles, metrics=["class_selectivity"], progress=False)
+    for layer in analysis.children:
+        analysis[layer]["class_selectivity_q"][:] = 0.2
+    assert says in Page(write_report(analysis, tmp_path)).text
 
 
 @pytest.mark.parametrize("name", ["index.html", "units.csv"])

@@ -71,6 +71,8 @@ def _selectivity(analysis: xr.DataTree) -> str:
         f" {count:,} of {total:,} units ({percent(count / total)}) are more selective than chance "
         f"(q < {LEVEL})"
     )
+    if not count:
+        return f"{text}. {_least_share(int(analysis.attrs['null']))}"
     shares = {
         layer: float((node["class_selectivity_q"] < LEVEL).mean())
         for layer, node in analysis.children.items()
@@ -82,6 +84,17 @@ def _selectivity(analysis: xr.DataTree) -> str:
     return (
         f"{text}: the most in {_layers_at(shares, max(shares.values()))}, "
         f"the fewest in {_layers_at(shares, min(shares.values()))}."
+    )
+
+
+def _least_share(shuffles: int) -> str:
+    """Return what a null of so many shuffles could have shown: no p is below 1 / (shuffles + 1)."""
+    smallest = 1 / (shuffles + 1)
+    if smallest >= LEVEL:
+        return f"With {shuffles} shuffles none could be: analyze with null=1000."
+    return (
+        f"With {shuffles:,} shuffles no p is below {smallest:.2g}, so that only more than "
+        f"{percent(smallest / LEVEL)} of all units together could be seen to be."
     )
 
 

@@ -7,11 +7,12 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from unitprobe.errors import StorageError, StoreExistsError
+from unitprobe.errors import StoreExistsError
 from unitprobe.plots import printable
 from unitprobe.store.files import write_atomically, writing
 
@@ -45,7 +46,7 @@ def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write the files of a report, each whole or not at all, and remove plots of an earlier one.
+    """Write the files of a report, all or none, and remove plots of an earlier one.
 
     Other files in the folder are left alone.
 
@@ -75,14 +76,18 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         raise StoreExistsError(
             f"{folder / foreign[0]} was not written by a report; choose another folder"
         )
-    try:
-        (folder / _PLOTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder {folder} cannot be made: {error}") from error
-    # The page comes first: it marks the files that follow as ours if they are interrupted.
-    for name in sorted(files, key=lambda name: name != PAGE):
-        with writing(folder / name):
-            write_atomically(folder / name, files[name])
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Where the disk fills up, nothing has been put in place yet.
+        with TemporaryDirectory(dir=folder, prefix=".unitprobe-") as place:
+            beside = Path(place)
+            (beside / _PLOTS).mkdir()
+            for name, contents in files.items():
+                write_atomically(beside / name, contents)
+            (folder / _PLOTS).mkdir(exist_ok=True)
+            # The page comes first: it marks the files that follow as ours if they are interrupted.
+            for name in sorted(files, key=lambda name: name != PAGE):
+                (beside / name).replace(folder / name)
     if ours:
         for name in PLOT_FILES.difference(files):
             (folder / name).unlink(missing_ok=True)
