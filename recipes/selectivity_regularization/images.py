@@ -245,9 +245,10 @@ def _source(spec: str, split: str) -> Stimuli:
 
 def _decoded(stimuli: Stimuli, size: int, cache: Path, split: str) -> ImageSet:
     # The fingerprint of a folder knows of each image its path within and its size: not enough to
-    # tell two folders of the same names apart.
-    place = Path(stimuli.name.partition(":")[2]).resolve()
-    key = f"{place} {split} {size} {stimuli.fingerprint}"
+    # tell two folders of the same names apart, nor an image that was written over.
+    kind, _, place = stimuli.name.partition(":")
+    written = _times_of_writing(Path(place)) if kind == "imagefolder" else ""
+    key = f"{Path(place).resolve()} {split} {size} {stimuli.fingerprint} {written}"
     path = cache / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
     if not path.exists():
         pixels = _decode(stimuli, size)
@@ -259,6 +260,14 @@ def _decoded(stimuli: Stimuli, size: int, cache: Path, split: str) -> ImageSet:
                 np.save(file, pixels)
             partial.replace(path)
     return ImageSet(np.load(path), stimuli.labels)
+
+
+def _times_of_writing(folder: Path) -> str:
+    """Return a hash of when each file below a folder was last written."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.rglob("*")):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _decode(stimuli: Stimuli, size: int) -> npt.NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -399,6 +400,17 @@ def test_folders_of_images_are_read_and_cached(tmp_path):
     smaller = load_splits(f"imagefolder:{folder}", tmp_path / "cache", image_size=16)
     assert smaller.train.images.shape == (18, 16, 16, 3)
     assert smaller.fingerprint != splits.fingerprint
+
+
+def test_an_image_that_was_written_over_is_read_again(tmp_path):
+    folder = pictures(tmp_path / "pictures")
+    image = next((folder / "test" / "ant").iterdir())
+    Image.new("RGB", (32, 32), "red").save(image, "BMP")
+    os.utime(image, (1, 1))
+    before = load_splits(f"imagefolder:{folder}", tmp_path / "cache")
+    Image.new("RGB", (32, 32), "blue").save(image, "BMP")
+    after = load_splits(f"imagefolder:{folder}", tmp_path / "cache")
+    assert (before.test.images != after.test.images).any()
 
 
 def test_cifar_may_be_folders_of_images(tmp_path):
