@@ -69,7 +69,7 @@ def warn_if_signed(negative: Mapping[str, int], signed: str, names: Sequence[str
     warnings.warn(
         f"{len(layers)} of {len(negative)} layers have negative responses, the first {layers[0]!r} "
         f"({negative[layers[0]]:,}); {', '.join(affected)} are defined for non-negative ones and "
-        "unbounded here: choose signed='rectify', 'shift' or 'refuse'",
+        "unbounded here: choose signed='rectify', 'shift' or 'refuse' (--signed)",
         UnitprobeWarning,
         stacklevel=3,
     )

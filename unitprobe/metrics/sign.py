@@ -98,6 +98,6 @@ def apply_sign_policy(responses: Array, signed: SignPolicy) -> Array:
         size = responses.shape[0] * responses.shape[1]
         raise ResponseError(
             f"{negative} of {size} responses are negative, which this measure is not made for; "
-            "choose signed='rectify', 'shift' or 'allow'"
+            "choose signed='rectify', 'shift' or 'allow' (--signed)"
         )
     return responses
