@@ -250,7 +250,7 @@ class Probe:
                 pass
             except UnitprobeError:
                 raise
-            except Exception as error:
+            except (RuntimeError, AssertionError, LookupError, TypeError, ValueError) as error:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 raise ModelError(
                     f"{self._network.name} does not run on stimuli of shape "
