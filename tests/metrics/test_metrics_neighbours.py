@@ -11,23 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from unitprobe.metrics import _neighbours
+from unitprobe.metrics import _neighbours, _rounded
 from unitprobe.metrics._neighbours import nearest_distances
 
-WAYS = ["bfloat16", "single precision", "without compiled loops"]
+WAYS = ["bytes", "bfloat16", "single precision", "without compiled loops"]
 each_way = pytest.mark.parametrize("way", WAYS)
 
 
 @contextlib.contextmanager
 def searching(way, **constants):
-    if way == "bfloat16" and not _neighbours._multiplies_bfloat16():
+    if way == "bytes" and not _rounded.multiplies_bytes():
+        pytest.skip("this processor does not multiply bytes")
+    if way == "bfloat16" and not _rounded.multiplies_bfloat16():
         pytest.skip("this processor does not multiply bfloat16")
     with pytest.MonkeyPatch.context() as patch:
         if way == "without compiled loops":
             patch.setattr(_neighbours, "compile_loop", lambda function: None)
         else:
             pytest.importorskip("numba")
-            patch.setattr(_neighbours, "_multiplies_bfloat16", lambda: way == "bfloat16")
+            patch.setattr(_rounded, "multiplies_bytes", lambda: way == "bytes")
+            patch.setattr(_rounded, "multiplies_bfloat16", lambda: way == "bfloat16")
+            patch.setattr(_rounded, "_suffices", lambda rounded, total: True)
         for name, value in constants.items():
             patch.setattr(_neighbours, name, value)
         yield
@@ -53,21 +57,35 @@ seeds, sizes = st.integers(0, 2**32 - 1), st.integers(3, 200)
 @given(seeds, sizes, st.integers(1, 30), st.floats(-8, 8), st.floats(0, 3))
 def test_no_neighbour_is_missed_whatever_the_scale_and_spread(way, seed, n, units, scale, spread):
     points = clustered(seed, n, units, scale, spread)
-    with searching(way, _BLOCK=64):
+    with searching(way, _BLOCK=64, _SAMPLE=16, _FEW=3):
         for count in {1, 2, min(20, n - 1)}:
             found = nearest_distances(points, count)
             np.testing.assert_allclose(found, literal_distances(points, count), rtol=1e-12)
 
 
+@pytest.mark.parametrize("way", WAYS[:-1])
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(seeds, sizes, st.integers(1, 300), st.floats(-8, 8), st.floats(0, 3))
-def test_the_bounds_in_bfloat16_are_below_the_squared_distances(seed, n, units, scale, spread):
-    scaled, _, squares = _neighbours._scaled(clustered(seed, n, units, scale, spread))
-    narrow, slack = _neighbours._narrowed(scaled, squares)
-    product = (narrow.double() @ narrow.double().T).bfloat16().double().numpy()
-    floor = squares - slack
-    bounds = floor[:, None] + floor - 2 * product
-    assert np.all(bounds <= cdist(scaled, scaled, "sqeuclidean"))
+def test_the_bounds_of_rounded_points_are_below_the_distances(way, seed, n, units, scale, spread):
+    points = clustered(seed, n, units, scale, spread)
+    with searching(way):
+        multiply, floor, step, lost = _rounded.round_points(points)
+        products = np.empty((n, n), dtype=np.int32)
+        multiply(slice(0, n), slice(0, n), products)
+    bounds = floor[:, None].astype(float) + floor - 2.0 * products
+    assert np.all(np.abs(bounds) < 2**31)
+    bounds = step * np.sqrt(np.maximum(bounds, 0)) - lost[:, None] - lost
+    np.fill_diagonal(bounds, 0)
+    assert np.all(bounds <= cdist(points, points) * (1 + 1e-12))
+
+
+def test_bytes_are_not_taken_where_one_unit_leaves_them_no_steps_for_the_others():
+    if not _rounded.multiplies_bytes():
+        pytest.skip("this processor does not multiply bytes")
+    points = np.random.default_rng(5).normal(size=(500, 200))
+    assert _rounded._suffices(_rounded._round_to_bytes(points), len(points))
+    points[0, 0] = 1e4
+    assert not _rounded._suffices(_rounded._round_to_bytes(points), len(points))
 
 
 @each_way
@@ -79,7 +97,7 @@ def test_blocks_and_threads_give_what_the_whole_gives(way, threads):
         whole = nearest_distances(points, 20)
     torch.set_num_threads(threads)
     try:
-        with searching(way, _BLOCK=64, _TABLES=threads, _BOUNDS=5000, _DIFFERENCES=100):
+        with searching(way, _BLOCK=64, _BOUNDS=5000, _DIFFERENCES=100):
             np.testing.assert_array_equal(nearest_distances(points, 20), whole)
     finally:
         torch.set_num_threads(before)

@@ -1,31 +1,36 @@
 """Distances to the nearest neighbours: exact, and quick where loops are compiled.
 
-A matrix product in a narrow type bounds every squared distance from below, as sharply as the type
-allows. Of each point those with the lowest bounds are measured in double precision, until the bound
-of the next exceeds what was found. So no neighbour is ever missed, and few distances are measured.
+Products of rounded points bound every distance from below. Of each point those with the lowest
+bounds are measured in double precision, until the bound of the next exceeds what was found. So no
+neighbour is ever missed, and few distances are measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import random
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unitprobe.compiled import compile_loop, run_in_threads
+from unitprobe.metrics._rounded import (
+    FloatArray,
+    IndexArray,
+    Rounded,
+    WholeArray,
+    round_points,
+    scale_points,
+    slack_of_single,
+)
 
-if TYPE_CHECKING:
-    import torch
-
-FloatArray = NDArray[np.float64]
-SingleArray = NDArray[np.float32]
-IndexArray = NDArray[np.intp]
-
-_BLOCK = 1024  # points whose products with as many others a thread holds at a time
-_SPARE = 8  # candidates of each point beyond twice the neighbours sought
-_TABLES = 8  # tables of candidates, of a thread each
+_BLOCK = 512  # points whose products with as many others a thread holds at a time
+_SPARE = 36  # candidates of each point beyond thrice the neighbours sought
+_SAMPLE = 512  # points whose bounds tell which of the others are worth listing
+_FEW = 64  # points that are measured anew with all others as candidates, not searched further
 _BOUNDS = 1 << 24  # bounds of distances that are held at a time without compiled loops
 _DIFFERENCES = 1 << 18  # differences that are: few enough for the cache of a processor
 
@@ -61,196 +66,198 @@ def nearest_distances(points: FloatArray, count: int) -> FloatArray:
     """
     nearest = np.empty((len(points), count))
     unsure = np.arange(len(points))
-    scaled = _scaled(points)
-    lowest, measure = compile_loop(_lowest_bounds), compile_loop(_measure_lowest)
-    if lowest is not None and measure is not None:
-        unsure = _search(points, scaled, nearest, lowest, measure)
+    list_near, measure = compile_loop(_list_near), compile_loop(_measure_near)
+    if list_near is not None and measure is not None:
+        unsure = _search(points, round_points(points), nearest, list_near, measure)
     if unsure.size:
-        _search_further(points, scaled, nearest, unsure)
+        _search_further(points, nearest, unsure)
     return nearest
-
-
-class _Scaled(NamedTuple):
-    """Points about their mean, at most 1; what they were divided by; and their squared lengths."""
-
-    points: FloatArray
-    scale: float
-    squares: FloatArray
-
-
-def _scaled(points: FloatArray) -> _Scaled:
-    scaled = points - points.mean(axis=0)
-    scale = float(max(scaled.max(), -scaled.min())) or 1.0
-    scaled /= scale
-    return _Scaled(scaled, scale, np.einsum("ij,ij->i", scaled, scaled))
-
-
-def _slack(squares: FloatArray, units: int) -> FloatArray:
-    """Return twice what rounding to, and sums of products in, single precision come to."""
-    small = units * np.finfo(np.float32).tiny
-    return (units + 16) * np.finfo(np.float32).eps * squares + small
-
-
-def _narrowed(scaled: FloatArray, squares: FloatArray) -> tuple[torch.Tensor, FloatArray]:
-    """Return the points in bfloat16, and what that may cost.
-
-    The second is (point,): with L a squared distance made of the squared lengths and the product of
-    the narrow points, in bfloat16, ``L - slack[i] - slack[j]`` is at most the squared distance.
-    """
-    import torch
-
-    narrow = torch.from_numpy(scaled).bfloat16()
-    lost = scaled - narrow.double().numpy()
-    lengths, lost_lengths = np.sqrt(squares), np.sqrt(np.einsum("ij,ij->i", lost, lost))
-    # With e and f what x and y lost, 2 x.y is off by at most 2 (|x| |f| + |e| |y| + |e| |f|);
-    # and 2 a b <= r a^2 + b^2 / r, for any r. The product has 8 bits: it is rounded by 2^-8 of it.
-    ratio = (lost_lengths.max() or np.finfo(np.float32).tiny) / (lengths.max() or 1.0)
-    slack = ratio * squares + lost_lengths**2 / ratio + lost_lengths**2
-    slack += 2.0**-8 * (lengths + lost_lengths) ** 2
-    return narrow, slack + _slack(squares, scaled.shape[1])
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor does: elsewhere torch is slower in it than in single precision."""
-    import torch
-
-    tell = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 may not have it
-    return tell is not None and bool(tell().get("avx512_bf16", False))
 
 
 def _search(
     points: FloatArray,
-    scaled_points: _Scaled,
+    rounded: Rounded,
     nearest: FloatArray,
-    lowest: Callable[..., None],
+    list_near: Callable[..., None],
     measure: Callable[..., None],
 ) -> IndexArray:
     """Fill in the distances by compiled loops; return the points that need a longer search."""
-    import torch
-
-    scaled, scale, squares = scaled_points
     total, count = nearest.shape
-    if _multiplies_bfloat16():
-        narrow, slack = _narrowed(scaled, squares)
-    else:
-        single, slack = scaled.astype(np.float32), _slack(squares, scaled.shape[1])
-
-    def products(rows: slice, columns: slice) -> SingleArray:
-        # torch may be set to multiply less exactly than in single precision, NumPy not.
-        if _multiplies_bfloat16():
-            return torch.mm(narrow[rows], narrow[columns].T).float().numpy()
-        return single[rows] @ single[columns].T
-
-    floor = (squares - slack).astype(np.float32)
+    kept = 3 * count + _SPARE
+    candidates = np.full((total, 3 * kept), np.iinfo(np.int64).max)
+    filled = np.zeros(total, dtype=np.int32)
+    reach = _first_reach(rounded, total, kept)
     blocks = [slice(start, min(start + _BLOCK, total)) for start in range(0, total, _BLOCK)]
-    # A distance is the same both ways, and so half of the products suffice.
-    pairs = iter(list(itertools.combinations_with_replacement(blocks, 2)))
-    kept = min(2 * count + _SPARE, total - 1)
-    threads = min(torch.get_num_threads(), _TABLES)
-    candidates = np.zeros((total, threads, kept), dtype=np.int32)
-    bounds = np.full((total, threads, kept), np.inf, dtype=np.float32)
-    reach = np.full(total, np.inf, dtype=np.float32)
+    locks = [threading.Lock() for _ in blocks]
+    # A distance is the same both ways, and so half of the products suffice; in a random order
+    # threads seldom want the same block.
+    pairs = list(itertools.combinations_with_replacement(range(len(blocks)), 2))
+    random.Random(0).shuffle(pairs)
+    to_do = iter(pairs)
 
-    def rank(thread: int) -> None:
-        table = candidates[:, thread], bounds[:, thread], reach
-        for rows, columns in pairs:
-            lowest(products(rows, columns), floor, rows.start, columns.start, *table)
+    def rank(_: int) -> None:
+        space, near = np.empty(_BLOCK * _BLOCK, dtype=np.int32), np.empty(_BLOCK, dtype=np.intp)
+        for first, second in to_do:
+            rows, columns = blocks[first], blocks[second]
+            shape = rows.stop - rows.start, columns.stop - columns.start
+            products = space[: shape[0] * shape[1]].reshape(shape)
+            rounded.multiply(rows, columns, products)
+            both = locks[second] if first < second else contextlib.nullcontext()
+            with locks[first], both:
+                listed = candidates, filled, reach, kept, near
+                list_near(products, rounded.floor, rows.start, columns.start, *listed)
 
-    run_in_threads(rank, range(threads))
+    run_in_threads(rank, range(len(locks)))
     sure = np.zeros(total, dtype=np.bool_)
+    lost = rounded.lost + rounded.lost.max()
 
-    def settle(rows: slice) -> None:
-        bounds_of_rows = bounds[rows].reshape(-1, threads * kept)
-        order = np.argsort(bounds_of_rows, axis=1)[:, :kept]
-        chosen = np.take_along_axis(candidates[rows].reshape(-1, threads * kept), order, axis=1)
-        reached = np.take_along_axis(bounds_of_rows, order, axis=1) + floor[rows, None].astype(
-            float
-        )
-        measure(points, rows.start, chosen, reached * (scale * scale), nearest, sure)
+    def settle(rows: IndexArray) -> None:
+        ascending = np.sort(candidates[rows], axis=1)
+        measure(points, rows, ascending, filled, reach, rounded.step, lost, nearest, sure)
 
-    run_in_threads(settle, blocks)
-    return np.flatnonzero(~sure)
+    run_in_threads(settle, [np.arange(rows.start, rows.stop) for rows in blocks])
+    unsure = np.flatnonzero(~sure)
+    if len(unsure) > _FEW:
+        return unsure
+    ascending = _all_others(rounded, unsure)
+    filled[unsure] = total - 1
+    measure(points, unsure, ascending, filled, reach, rounded.step, lost, nearest, sure)
+    return unsure[:0]
 
 
-def _lowest_bounds(
-    products: SingleArray,
-    floor: SingleArray,
+def _all_others(rounded: Rounded, rows: IndexArray) -> NDArray[np.int64]:
+    """Return all others as candidates of some points, (row, candidate), the point itself last."""
+    total = len(rounded.floor)
+    products = np.empty((len(rows), total), dtype=np.int32)
+    rounded.multiply(rows, slice(0, total), products)
+    bounds = (rounded.floor[rows, None] + rounded.floor - 2 * products).astype(np.int64)
+    candidates = (bounds << 32) | np.arange(total)
+    candidates[np.arange(len(rows)), rows] = np.iinfo(np.int64).max
+    return np.sort(candidates, axis=1)
+
+
+def _first_reach(rounded: Rounded, total: int, kept: int) -> WholeArray:
+    """Return bounds, of which each point has at least `kept` lower ones with few exceptions."""
+    reach = np.full(total, np.iinfo(np.int32).max, dtype=np.int32)
+    # More of the sample than its share, so that few points have less than `kept` others as near.
+    place = 5 + 2 * kept * _SAMPLE // total
+    if total < 8 * _SAMPLE or place >= _SAMPLE:
+        return reach
+    sample = np.arange(_SAMPLE) * (total // _SAMPLE)
+
+    def guess(start: int) -> None:
+        rows = slice(start, min(start + _BLOCK, total))
+        bounds = np.empty((rows.stop - rows.start, _SAMPLE), dtype=np.int32)
+        rounded.multiply(rows, sample, bounds)
+        bounds *= -2
+        bounds += rounded.floor[sample]
+        bounds.partition(place, axis=1)
+        reach[rows] = bounds[:, place] + rounded.floor[rows]
+
+    run_in_threads(guess, range(0, total, _BLOCK))
+    return reach
+
+
+def _list_near(
+    products: WholeArray,
+    floor: WholeArray,
     first_row: int,
     first_column: int,
-    candidates: NDArray[np.int32],
-    bounds: SingleArray,
-    reach: SingleArray,
+    candidates: NDArray[np.int64],
+    filled: WholeArray,
+    reach: WholeArray,
+    kept: int,
+    near: IndexArray,
 ) -> None:
-    """Keep for each point the others of the lowest bounds, as a heap: the highest of them is first.
+    """List for each point the others of the lowest bounds.
 
-    Of points i and j the bound is ``floor[j] - 2 products[i, j]``, less the ``floor[i]`` that all
-    bounds of i have in common. `reach` is the lowest of the highest that any thread has kept, or
-    was so a moment ago: whatever exceeds it is not needed.
+    Of points i and j the bound is ``floor[i] + floor[j] - 2 products[i, j]``; it stands above the
+    other's number in one number of 64 bits. A full list is cut down to its `kept` lowest, and from
+    then on `reach` is the lowest bound that the point may have lost. `near` is room to work in.
     """
-    kept = bounds.shape[1]
     rows, columns = products.shape
+    capacity = candidates.shape[1]
     floor_of_columns = floor[first_column : first_column + columns]
     reach_of_columns = reach[first_column : first_column + columns]
     for row in range(rows):
         i = first_row + row
         floor_of_i = floor[i]
         reach_of_i = reach[i]
-        for column in range(columns):
-            doubled = np.float32(2) * products[row, column]
-            near_i = floor_of_columns[column] - doubled < reach_of_i
-            near_j = floor_of_i - doubled < reach_of_columns[column]
-            if near_i | near_j:
-                j = first_column + column
-                for way in range(2 if i < j else 0):
-                    point = j if way else i
-                    other = i if way else j
-                    bound = floor[other] - doubled
-                    if bound < reach[point] and bound < bounds[point, 0]:
-                        place = 0
-                        child = 1
-                        while child < kept:
-                            if child + 1 < kept and bounds[point, child + 1] > bounds[point, child]:
-                                child += 1
-                            if bounds[point, child] <= bound:
-                                break
-                            bounds[point, place] = bounds[point, child]
-                            candidates[point, place] = candidates[point, child]
-                            place = child
-                            child = 2 * place + 1
-                        bounds[point, place] = bound
-                        candidates[point, place] = other
-                        reach[point] = min(reach[point], bounds[point, 0])
-                reach_of_i = reach[i]
+        line = products[row]
+        found = 0
+        for start in range(0, columns, 32):
+            product = line[start : start + 32]
+            floors = floor_of_columns[start : start + 32]
+            reaches = reach_of_columns[start : start + 32]
+            # Most 32 hold none that is near, which is told with no branch between them.
+            any_near = len(product) < 32
+            if not any_near:
+                count = np.int32(0)
+                for place in range(32):
+                    bound = floor_of_i + floors[place] - 2 * product[place]
+                    count += np.int32(bound < max(reaches[place], reach_of_i))
+                any_near = bool(count > 0)
+            if any_near:
+                for place in range(len(product)):
+                    near[found] = start + place
+                    bound = floor_of_i + floors[place] - 2 * product[place]
+                    found += bound < max(reaches[place], reach_of_i)
+        for place in range(found):
+            column = near[place]
+            j = first_column + column
+            bound = floor_of_i + floor_of_columns[column] - 2 * line[column]
+            for way in range(2 if i < j else 0):
+                point = j if way else i
+                if bound < reach[point]:
+                    candidates[point, filled[point]] = (np.int64(bound) << 32) | (i if way else j)
+                    filled[point] += 1
+                    if filled[point] == capacity:
+                        lowest = np.partition(candidates[point], kept)
+                        candidates[point, :kept] = lowest[:kept]
+                        candidates[point, kept:] = np.iinfo(np.int64).max
+                        reach[point] = lowest[kept] >> 32
+                        filled[point] = kept
 
 
-def _measure_lowest(
+def _measure_near(
     points: FloatArray,
-    start: int,
-    candidates: NDArray[np.int32],
-    bounds: FloatArray,
+    rows: IndexArray,
+    candidates: NDArray[np.int64],
+    filled: WholeArray,
+    reach: WholeArray,
+    step: float,
+    lost: FloatArray,
     nearest: FloatArray,
     sure: NDArray[np.bool_],
 ) -> None:
     """Measure the candidates of each row until the next bound exceeds the farthest sought."""
     count = nearest.shape[1]
-    kept = candidates.shape[1]
     units = points.shape[1]
-    for row in range(candidates.shape[0]):
-        point = start + row
+    whole = units - units % 4
+    for row in range(len(rows)):
+        point = rows[row]
         for place in range(count):
             nearest[point, place] = np.inf
         measured = 0
-        while measured < kept and bounds[row, measured] <= nearest[point, count - 1]:
-            other = candidates[row, measured]
-            # Two sums, of which neither waits for the other.
-            squared = 0.0
-            beside = 0.0
-            for unit in range(0, units - 1, 2):
-                squared += (points[point, unit] - points[other, unit]) ** 2
-                beside += (points[point, unit + 1] - points[other, unit + 1]) ** 2
-            if units % 2:
-                squared += (points[point, units - 1] - points[other, units - 1]) ** 2
-            squared += beside
+        # The lowest bound of those not measured: of the next candidate, or of those not listed.
+        while True:
+            unlisted = measured == filled[point]
+            rounded = reach[point] if unlisted else candidates[row, measured] >> 32
+            bound = max(step * np.sqrt(np.float64(max(rounded, 0))) - lost[point], 0.0)
+            sure[point] = bound * bound > nearest[point, count - 1]
+            if unlisted or sure[point]:
+                break
+            other = candidates[row, measured] & 0xFFFFFFFF
+            # Four sums, of which none waits for the others.
+            first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
+            for unit in range(0, whole, 4):
+                first += (points[point, unit] - points[other, unit]) ** 2
+                second += (points[point, unit + 1] - points[other, unit + 1]) ** 2
+                third += (points[point, unit + 2] - points[other, unit + 2]) ** 2
+                fourth += (points[point, unit + 3] - points[other, unit + 3]) ** 2
+            for unit in range(whole, units):
+                first += (points[point, unit] - points[other, unit]) ** 2
+            squared = (first + second) + (third + fourth)
             place = count - 1
             if squared < nearest[point, place]:
                 while place > 0 and nearest[point, place - 1] > squared:
@@ -258,18 +265,16 @@ def _measure_lowest(
                     place -= 1
                 nearest[point, place] = squared
             measured += 1
-        everything = kept == points.shape[0] - 1
-        sure[point] = everything or bounds[row, kept - 1] > nearest[point, count - 1]
+        if filled[point] == points.shape[0] - 1:
+            sure[point] = True
         for place in range(count):
             nearest[point, place] = np.sqrt(nearest[point, place])
 
 
-def _search_further(
-    points: FloatArray, scaled_points: _Scaled, nearest: FloatArray, rows: IndexArray
-) -> None:
+def _search_further(points: FloatArray, nearest: FloatArray, rows: IndexArray) -> None:
     """Fill in the distances of some points, measuring all that may be neighbours."""
     total, count = nearest.shape
-    scaled, _, squares = scaled_points
+    scaled, _, squares = scale_points(points)
     # In groups of points of like length: the nearest of each group bounds the distances sought.
     size = max(1, min(64, total // (8 * count)))
     groups = -(-total // size)
@@ -279,7 +284,9 @@ def _search_further(
     filled = places >= 0
     single = np.where(filled[:, None], scaled[places], 0.0).astype(np.float32)
     lengths = np.where(filled, squares[places], np.inf).astype(np.float32)
-    slack = np.where(filled, _slack(squares, points.shape[1])[places], 0.0).astype(np.float32)
+    slack = np.where(filled, slack_of_single(squares, points.shape[1])[places], 0.0).astype(
+        np.float32
+    )
     group_slack = 2 * slack.reshape(size, groups).max(axis=0)
     place_of = np.empty(total, dtype=np.intp)
     place_of[places[filled]] = np.flatnonzero(filled)
