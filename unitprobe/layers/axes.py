@@ -112,6 +112,8 @@ class AxisFollower:
         picks = operation in _PICKS and sources[0] is args[0]
         if picks or (operation in _MOVES and len(operands) == 1):
             found = self._moved(function, args, kwargs, sources[0], len(results))
+            if operation == "pixel_shuffle":  # the other axes hold units too, where a map is small
+                found = [Axes(found[0].stimulus, Axis.new(results[0].ndim - 3, results[0]))]
         elif operation in _RECURRENT:
             found = self._recurrent(args, results)
         elif operation == "stack":
@@ -318,6 +320,10 @@ def _only_varying_axis(indices: Tensor | None) -> Axis | None:
 
 
 def _last_varying_axis(indices: Tensor | None) -> Axis | None:
-    # Units split over two axes (heads and their dimensions) lie along the last of them.
-    axes = _varying_axes(indices)
-    return _along(indices, axes[-1]) if indices is not None and axes else None
+    found = [_along(indices, axis) for axis in _varying_axes(indices) if indices is not None]
+    if len(found) == 1:
+        return found[0]
+    # Units split over two axes (heads and their dimensions) lie along the last of them. Where they
+    # come again along an axis, they are mixed with positions (``nn.PixelShuffle``).
+    alone = [axis for axis in found if int(axis.indices.max()) + 1 == len(axis.indices)]
+    return alone[-1] if alone else None
