@@ -411,3 +411,36 @@ def test_a_scripted_network_is_refused_in_one_clear_line():
         network = torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.ReLU()))
     with pytest.raises(ModelError, match=r"compiled by torch\.jit"):
         Probe(network)
+
+
+class Forgetful(nn.Module):
+    """Drops out in evaluation mode too, since it does not pass on that mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, images):
+        return nn.functional.dropout(self.relu(images))
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (
+            nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
+            r"statistics of the batch at hand \(batch_norm in 0\)",
+        ),
+        (Forgetful(), r"at random, other ones in every run \(dropout in its forward method\)"),
+    ],
+)
+def test_responses_that_are_no_matter_of_their_stimulus_alone_are_warned_of(network, says):
+    with Probe(network) as probe, pytest.warns(UnitprobeWarning, match=says):
+        probe(torch.randn(4, 3, 5, 5))
+
+
+def test_nothing_is_doubted_in_a_network_that_knows_its_mode():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.InstanceNorm2d(3))
+    with Probe(network.train()) as probe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe(torch.randn(4, 3, 5, 5))

@@ -180,6 +180,8 @@ class Probe:
         if self._watcher is None:
             found = find_layers(self._module, (example,), {})
             self._one_by_one = found.depend_on_data
+            for doubt in found.doubts:
+                warnings.warn(f"{self._network.name} {doubt}", UnitprobeWarning, stacklevel=3)
             self.layers = select_layers(self._module, found.layers, self._selection)
             check_pool(self._pool, self.layers)
             self._watcher = watch_layers(self._module, self.layers, self._keep)
@@ -229,7 +231,7 @@ class Probe:
         if len(stimuli) > 1:
             return self._run(stimuli, into)
         try:
-            responses = self._run(stimuli, into)
+            responses = self._run(stimuli.clone(), into)  # it may be written over
         except ModelError:
             responses = {}
         if len(responses) == len(self.layers):

@@ -261,3 +261,20 @@ def test_a_name_has_no_slash_which_would_be_a_group_in_a_file():
     network.add_module("a_b", nn.Linear(3, 2))
     layers = list_layers(network, example=torch.zeros(2, 4))
     assert [(layer.name, layer.owner) for layer in layers] == [("a_b_1", "a/b"), ("a_b", "a_b")]
+
+
+class DepthToSpace(nn.Module):
+    def forward(self, maps):
+        n, units, y, x = maps.shape
+        apart = maps.view(n, 2, 2, units // 4, y, x)
+        return apart.permute(0, 3, 4, 1, 5, 2).reshape(n, units // 4, 2 * y, 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "size"),
+    [(nn.PixelShuffle(2), 1), (nn.PixelShuffle(2), 5), (DepthToSpace(), 2), (DepthToSpace(), 5)],
+)
+def test_units_moved_to_positions_leave_the_axis_of_the_others(shuffle, size):
+    network = nn.Sequential(nn.Conv2d(3, 12, 1), shuffle, nn.ReLU())
+    last = list_layers(network, input_size=(3, size, size))[-1]
+    assert (last.name, last.units, last.unit_axis) == ("2", 3, 1)

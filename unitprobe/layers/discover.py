@@ -99,10 +99,14 @@ def example_input(network: Network, input_size: tuple[int, int, int] | None = No
 
 
 class FoundLayers(NamedTuple):
-    """The layers of a network, and whether the values of its stimuli choose among them."""
+    """The layers of a network, whether the values of its stimuli choose among them, and doubts.
+
+    A doubt is a reason why what a stimulus gives may not be a matter of this stimulus alone.
+    """
 
     layers: list[Layer]
     depend_on_data: bool
+    doubts: list[str]
 
 
 def list_layers_of_call(
@@ -140,12 +144,12 @@ def find_layers(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
     listing = listing_of([0, min(1, count - 1)])
     if count == 1 or not listing.depends_on_data:
-        return FoundLayers(listing.layers, listing.depends_on_data)
+        return FoundLayers(listing.layers, listing.depends_on_data, listing.doubts)
     # Each stimulus twice: the stimulus axis is found where two stand side by side.
     layers: list[Layer] = []
     for index in range(count):
         layers = _united(layers, listing_of([index, index]).layers)
-    return FoundLayers(layers, True)
+    return FoundLayers(layers, True, listing.doubts)
 
 
 def _take(value: Any, module: nn.Module, count: int, indices: Sequence[int]) -> Any:
@@ -228,6 +232,7 @@ class _Listing:
     def __init__(self, module: nn.Module, names: _Names, stimuli: int) -> None:
         self.layers: list[Layer] = []
         self.depends_on_data = False
+        self.doubts: list[str] = []
         self.axes = AxisFollower()
         self.watcher = CallWatcher(module, self.report)
         self._names = names
@@ -246,6 +251,7 @@ class _Listing:
             kind = self._kind_of_module(what)
         else:
             self._look_for_a_choice(call.operation, args, output)
+            self._look_for_a_doubt(call, args, kwargs)
             self.axes.follow(call.operation, what, args, kwargs, output)
             if self.watcher.leaf is not None:
                 self._leaf_operation = call.operation
@@ -273,6 +279,17 @@ class _Listing:
             return
         if any(self.axes.axes(tensor) is not None for tensor in tensors_in(looked_at)):
             self.depends_on_data = True
+
+    def _look_for_a_doubt(
+        self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        place, name, default, doubt = _DOUBTS.get(call.operation or "", (0, "", False, ""))
+        if not doubt or not (args[place] if len(args) > place else kwargs.get(name, default)):
+            return
+        where = self.watcher.leaf or call.owner or "its forward method"
+        doubt = f"{doubt} ({call.operation} in {where}), though it is in evaluation mode"
+        if doubt not in self.doubts:
+            self.doubts.append(doubt)
 
     def _kind_of_module(self, module: nn.Module) -> str:
         name = class_name(module)
@@ -306,6 +323,12 @@ class _Listing:
         )
 
 
+_RANDOM = (2, "training", True, "drops responses at random, other ones in every run")
+#: The argument of an operation, and its default, that makes what it is in training.
+_DOUBTS = {
+    "batch_norm": (5, "training", False, "normalizes by the statistics of the batch at hand"),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), _RANDOM),
+}
 #: Values of a tensor as Python sees them: ``if x.sum() > 0``, ``float(x)``, ``x.tolist()``.
 _VALUES = words("allclose array bool contains equal float index int is_nonzero item numpy tolist")
 #: Operations whose result has a size that depends on values.
