@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unitprobe"
 # Ground first. Modules of one room may import one another; rooms of one floor may not.
 FLOORS = [
     ["errors"],
-    ["compiled"],
+    ["compiled", "memory"],
     ["metrics", "models", "progress", "stimuli"],
     ["inference", "layers", "online"],
     ["batches", "responses", "store"],

@@ -33,6 +33,7 @@ from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches, load_these_batches
 from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
 from unitprobe.layers import Layer, as_input, evaluating
+from unitprobe.memory import keeping_freed_memory
 from unitprobe.models import Network, output_indices
 from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
@@ -123,7 +124,7 @@ def run_sweep(
     if checkpoint is not None:
         checkpoint.restore(counts)
     total = sum(map(len, swept)) * len(stimuli)
-    with evaluating(network.module), torch.no_grad():
+    with evaluating(network.module), torch.no_grad(), keeping_freed_memory():
         engine = choose_engine(network, stimuli, swept, options)
         if isinstance(engine, SuffixEngine):
             options = replace(options, batch_size=engine.fit(options.batch_size))

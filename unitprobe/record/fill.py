@@ -12,10 +12,10 @@ from torch import Tensor
 
 from unitprobe.batches import load_batches, load_these_batches
 from unitprobe.errors import ContentsMismatchError
+from unitprobe.memory import keeping_freed_memory
 from unitprobe.probe import Probe
 from unitprobe.progress import progress_bar
 from unitprobe.record.blocks import Block
-from unitprobe.record.memory import keeping_freed_memory
 from unitprobe.record.processes import Processes
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import Range, Recording, Shards

@@ -1,4 +1,4 @@
-"""While recording, the memory of one batch serves the next; afterwards the system has it back.
+"""While it is kept, the memory of one batch serves the next; afterwards the system has it back.
 
 Each test runs in a process of its own, since what malloc does depends on all that it did before.
 """
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 # (in MiB; before and inside the context), and what it holds more than at first, inside and after.
 SCRIPT = """
 import resource, torch
-from unitprobe.record.memory import keeping_freed_memory
+from unitprobe.memory import keeping_freed_memory
 
 PAGE = resource.getpagesize()
 

@@ -1,4 +1,4 @@
-"""Keep the memory of one batch's activations for those of the next.
+"""Keep the memory of one batch's activations, or of one ablation's, for those of the next.
 
 Activations are as large as they are short-lived, and the C library hands large memory back to the
 system as soon as it is free. The system clears every page before it lends it again, which took a
