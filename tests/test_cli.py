@@ -281,6 +281,9 @@ def test_a_network_is_analyzed_without_a_recording_by_one_process_or_two(images,
     code, out, _ = run("analyze", *network, *options, "--out", direct)
     assert code == 0
     assert "analyzed 2 layers" in out
+    assert "only from a recording" not in out
+    _, everything, _ = run("analyze", *network, "--out", tmp_path / "all.h5")
+    assert "only from a recording: twonn_dimension" in everything
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launch, "-m", "unitprobe", "analyze", *network, *options, "--out", shared]
     done = subprocess.run(

@@ -27,10 +27,9 @@ from unitprobe.errors import (
     UnitprobeWarning,
 )
 from unitprobe.streaming import ONE_PASS_METRICS, analyze_network
-from unitprobe.streaming.layer_statistics import BY_HISTOGRAM
+from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, SKETCHED
 from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES
 
-SKETCHED = {"gini", "half_max_share", *BY_HISTOGRAM}
 #: Where classes, or thresholds, are equally good but for the bound, another one may be the best.
 CHOSEN = {"max_informedness_threshold", *(f"{name}_class" for name in BY_HISTOGRAM)}
 COMPARED = [name for name in METRICS if name in ONE_PASS_METRICS]
@@ -83,7 +82,7 @@ def is_needs_responses(name):
     )
 
 
-def assert_same(streamed, recorded):
+def assert_same(streamed, recorded, *, kept=True):
     assert list(streamed.children) == list(recorded.children)
     for place in ("/", *recorded.children):
         one, other = streamed[place].to_dataset(), recorded[place].to_dataset()
@@ -91,7 +90,10 @@ def assert_same(streamed, recorded):
         for name in other.coords:
             np.testing.assert_array_equal(one[name].values, other[name].values)
         for name, expected in other.data_vars.items():
-            if is_needs_responses(name) or name in CHOSEN:
+            if not kept and is_needs_responses(name):
+                assert name not in one
+                continue
+            if name in CHOSEN:
                 continue
             assert one[name].dims == expected.dims, name
             assert one[name].dtype == expected.dtype, name
@@ -103,7 +105,7 @@ def assert_same(streamed, recorded):
             np.testing.assert_array_less(off, allowed, err_msg=f"{place} {name}")
         assert {key: one.attrs[key] for key in other.attrs} == other.attrs
         extra = {str(name).removesuffix("_error") for name in set(one) - set(other)}
-        assert extra <= SKETCHED
+        assert extra <= set(SKETCHED)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +134,10 @@ def test_the_analysis_is_that_of_a_recording(
         bootstrap=20,
         signed=signed,
     )
-    assert_same(streamed, recorded)
-    errors = [float(streamed[f"{name}_error"].max()) for name in BY_HISTOGRAM]
+    assert_same(streamed, recorded, kept=kept)
+    named = set(filter(None, streamed.attrs["inference_needs_recording"].split(", ")))
+    assert named == (set() if kept else set(CLASS_MEASURES) - set(RESAMPLED_MEASURES))
+    errors = [float(streamed[f"{name}_error"].max()) for name in SKETCHED]
     assert (max(errors) == 0) is kept
     if network == "dead":
         assert streamed["relu"]["dead"].values[:2].tolist() == [True, False]
@@ -320,6 +324,22 @@ def test_histograms_that_do_not_fit_are_left_out_or_refused_by_name(monkeypatch)
     assert "top_class_selectivity" in without["relu"]
     with pytest.raises(OptionError, match=r"'max_f1' would need .* 12 units and 4 classes"):
         analyze_network(network, stimuli, metrics=["max_f1"])
+
+
+def test_responses_are_kept_for_nothing_but_what_needs_them(monkeypatch):
+    asked = {"metrics": ["class_selectivity", "precision_at_k"], "null": 3}
+    node = analyze_network(build("reused"), make_stimuli(61), **asked)
+    assert {"precision_at_k_p", "class_selectivity_p"} <= set(node["relu"])
+    assert node.attrs["inference_needs_recording"] == ""
+    monkeypatch.setattr(streaming.options, "KEPT_BYTES", 0)
+    node = analyze_network(build("reused"), make_stimuli(61), **asked)
+    assert "precision_at_k_p" not in node["relu"]
+    assert node.attrs["inference_needs_recording"] == "precision_at_k"
+    keeps, options = streaming.options.keeps_responses, {"null": 0, "bootstrap": 0}
+    monkeypatch.setattr(streaming.options, "KEPT_BYTES", 1000)
+    assert not keeps(["precision_at_k"], 1, 1, **options)
+    assert keeps(["gini"], 1, 125, **options)
+    assert not keeps(["gini"], 1, 126, **options)
 
 
 def test_one_class_is_too_few():

@@ -272,6 +272,12 @@ def analyze(
     table = layer_table(result)
     shown = [name for name in _SUMMARY if name in table]
     typer.echo(table[shown].to_string(index=False, float_format="%.3f"))
+    for attribute, what in (
+        ("needs_recording", ""),
+        ("inference_needs_recording", "null and interval of "),
+    ):
+        if result.attrs.get(attribute):
+            typer.echo(f"only from a recording: {what}{result.attrs[attribute]}")
     typer.echo(f"analyzed {len(result.children)} layers: {out}")
 
 

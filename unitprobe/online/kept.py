@@ -73,7 +73,8 @@ class KeptResponses(Accumulator):
     def _add(self, other: KeptResponses) -> None:
         self._parts = self._parts + other._parts
 
-    def _all(self) -> tuple[Results, Results]:
+    def responses_and_labels(self) -> tuple[Results, Results]:
+        """Return the responses (stimulus, unit) and labels (stimulus,) of all stimuli."""
         self._check_begun()
         responses, labels = zip(*self._parts, strict=True)
         return np.concatenate(responses), np.concatenate(labels)
@@ -82,7 +83,7 @@ class KeptResponses(Accumulator):
         """Return all measures that rank, sorted but once: (class_name, unit) each."""
         self._check_begun()
         if self._ranked[0] != self.stimuli:
-            responses, labels = self._all()
+            responses, labels = self.responses_and_labels()
             ranked = metrics.rank_responses(responses)
             found = metrics.ranking_measures(ranked, labels, _NAMES, self.class_count)
             self._ranked = self.stimuli, found
@@ -104,7 +105,7 @@ class KeptResponses(Accumulator):
 
     def mutual_information(self) -> Bounded:
         """Return `unitprobe.metrics.mutual_information`: (unit,)."""
-        values = metrics.mutual_information(*self._all())
+        values = metrics.mutual_information(*self.responses_and_labels())
         return Bounded(values, np.zeros_like(values))
 
 

@@ -12,11 +12,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unitprobe import inference
 from unitprobe import metrics as m
 from unitprobe.analysis import LAYER_METRICS, NON_NEGATIVE
+from unitprobe.analysis.catalogue import UNIT_METRICS
 from unitprobe.analysis.measured import add_interval, add_null
 from unitprobe.analysis.reached import place_stimuli
 from unitprobe.errors import ResponseError
+from unitprobe.inference import ClassMeasure
 from unitprobe.online import (
     Accumulator,
     ActivityCounts,
@@ -120,6 +123,8 @@ _STATISTICS: Mapping[str, _Statistic] = {
 ONE_PASS_METRICS = tuple(_STATISTICS)
 #: Those that come from a histogram of each class, which takes the most memory.
 BY_HISTOGRAM = tuple(name for name, of in _STATISTICS.items() if of.kind == "class_histogram")
+#: Those that are exact only while all responses are kept.
+SKETCHED = tuple(name for name, of in _STATISTICS.items() if of.kind.endswith("histogram"))
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ class LayerStatistics:
     resampled : mapping
         Measures under resampling: ``"shuffles"``, ``"redraws"``, or none.
     keep : bool
-        Whether responses are kept instead of histograms by class.
+        Whether all responses are kept, instead of histograms.
     """
 
     def __init__(
@@ -188,12 +193,13 @@ class LayerStatistics:
         self._signed = signed
         self._resampled = resampled
         self._activity = ActivityCounts(class_count)
+        self._kept = KeptResponses(class_count) if keep else None
         self._raw: dict[str, Accumulator] = {}
         self._non_negative: dict[str, Accumulator] = {}
         for name in names:
             kind = _STATISTICS[name].kind
-            make = KeptResponses if keep and kind == "class_histogram" else _KINDS[kind].make
-            self._home(name).setdefault(kind, make(class_count))
+            if not (keep and name in SKETCHED):
+                self._home(name).setdefault(kind, _KINDS[kind].make(class_count))
 
     def _home(self, name: str) -> dict[str, Accumulator]:
         """Return the accumulators that a statistic is of.
@@ -219,6 +225,8 @@ class LayerStatistics:
             except ResponseError as error:
                 raise ResponseError(f"{made_for_none[0]}: {error}") from error
         self._activity.update(responses, chunk.labels)
+        if self._kept is not None:
+            self._kept.update(responses, chunk.labels)
         for kind, accumulator in self._raw.items():
             _KINDS[kind].feed(accumulator, responses, chunk)
         for kind, accumulator in self._non_negative.items():
@@ -229,6 +237,8 @@ class LayerStatistics:
     def merge_across_ranks(self) -> None:
         """Take in what the other processes have seen of this layer."""
         self._activity = merge_across_ranks(self._activity)
+        if self._kept is not None:
+            self._kept = merge_across_ranks(self._kept)
         for home in (self._raw, self._non_negative):
             for kind in home:
                 home[kind] = merge_across_ranks(home[kind])
@@ -262,15 +272,15 @@ class LayerStatistics:
         spectrum: FloatArray | None = None
         for name in names:
             statistic = _STATISTICS[name]
-            accumulator = self._home(name)[statistic.kind]
             if name in LAYER_METRICS:
+                accumulator = self._home(name)[statistic.kind]
                 spectrum = statistic.compute(accumulator) if spectrum is None else spectrum
                 value = float(LAYER_METRICS[name](spectrum))
                 dataset[name] = ((), value)
                 if name.startswith("components"):
                     dataset[f"{name}_share"] = ((), value / len(spectrum))
                 continue
-            values, dims = statistic.compute(accumulator), statistic.dims
+            values, dims = self._compute(name), statistic.dims
             if dims == _BY_CLASS:
                 by_class = values.value if isinstance(values, Bounded) else values
                 dataset[f"{name}_class"] = ("unit", m.best_class(by_class))
@@ -283,7 +293,7 @@ class LayerStatistics:
                 values = values.value
             dataset[name] = (dims, values)
         if "max_informedness" in names:
-            histogram = self._home("max_informedness")["class_histogram"]
+            histogram = self._kept or self._raw["class_histogram"]
             dataset["max_informedness_threshold"] = ("unit", _threshold(histogram, dataset))
         population = self._home("population_sparseness").get("population")
         seen = np.arange(
@@ -293,17 +303,46 @@ class LayerStatistics:
             seen = population.indices()
         return place_stimuli(dataset, seen, stimuli)
 
+    def _compute(self, name: str) -> Any:
+        """Return a statistic, of all responses if they are needed and kept."""
+        statistic = _STATISTICS[name]
+        if self._kept is None or name not in SKETCHED:
+            return statistic.compute(self._home(name)[statistic.kind])
+        if name in BY_HISTOGRAM:
+            return statistic.compute(self._kept)
+        responses, labels = self._kept.responses_and_labels()
+        exact = UNIT_METRICS[name](m.apply_sign_policy(responses, self._signed), labels)
+        return Bounded(exact, np.where(np.isnan(exact), np.nan, 0.0))
+
     def add_inference(
-        self, dataset: xr.Dataset, null_names: Sequence[str], interval_names: Sequence[str]
+        self,
+        dataset: xr.Dataset,
+        null_names: Sequence[ClassMeasure],
+        interval_names: Sequence[ClassMeasure],
+        *,
+        null: int,
+        bootstrap: int,
+        seed: int,
     ) -> None:
         """Add to `dataset` null and 95% interval of each measure, as `unitprobe.analyze` does."""
         drawn = {name: measures.values() for name, measures in self._resampled.items()}
+        shuffled, redrawn = drawn.get("shuffles", {}), drawn.get("redraws", {})
+        if self._kept is not None:
+            # What is no function of class sums is drawn anew, from what is kept.
+            kept = self._kept.responses_and_labels()
+            some = list(dict.fromkeys([*null_names, *interval_names]))
+            for values, draw, names, resamples in (
+                (shuffled, inference.class_measures_null, some, null or bootstrap),
+                (redrawn, inference.class_measures_bootstrap, interval_names, bootstrap),
+            ):
+                missing = [name for name in names if name not in values]
+                if missing:
+                    values |= draw(*kept, names=missing, resamples=resamples, seed=seed)
         for name in null_names:
-            add_null(dataset, name, drawn["shuffles"][name])
+            add_null(dataset, name, shuffled[name])
         signed = self._signed != "rectify" and self.negative_responses > 0
         for name in interval_names:
-            redrawn, shuffled = drawn["redraws"][name], drawn["shuffles"][name]
-            add_interval(dataset, name, redrawn, shuffled, signed=signed)
+            add_interval(dataset, name, redrawn[name], shuffled[name], signed=signed)
 
 
 def _threshold(histogram: Accumulator, dataset: xr.Dataset) -> FloatArray:

@@ -24,6 +24,7 @@ from unitprobe.analysis.reached import reached_layers
 from unitprobe.analysis.weights import add_weight_norms
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import LabelError, ResponseError
+from unitprobe.inference import ClassMeasure
 from unitprobe.layers import Selection
 from unitprobe.models import Network, describe_transform
 from unitprobe.online import rank_and_world, share_of_rank
@@ -41,7 +42,7 @@ from unitprobe.streaming.options import (
     keeps_responses,
     measures_with_inference,
 )
-from unitprobe.streaming.resampled_measures import ResampledMeasures
+from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, ResampledMeasures
 
 #: The most that the responses of one chunk of stimuli may occupy, and their number.
 CHUNK_BYTES = 64 * 2**20
@@ -87,10 +88,11 @@ def analyze_network(
         distances, is left out, as are histograms that would take more than 1 GiB; the attribute
         ``needs_recording`` of the result names them.
     null, bootstrap, seed
-        As `unitprobe.analyze`, with the same shuffles and resamples, for measures of class means
-        and variances: ``class_selectivity``, ``ccmas``, ``class_correlation``, ``d_prime``,
-        ``anova_f`` and ``eta_squared``. Null and interval of the others, those that rank the
-        stimuli and ``mutual_information``, need a recording.
+        As `unitprobe.analyze`, with the same shuffles and resamples. Where there is not room to
+        keep the responses, only for measures of class means and variances: ``class_selectivity``,
+        ``ccmas``, ``class_correlation``, ``d_prime``, ``anova_f`` and ``eta_squared``; null and
+        interval of the others, those that rank the stimuli and ``mutual_information``, then need a
+        recording, and the attribute ``inference_needs_recording`` of the result names them.
     signed : {"refuse", "rectify", "allow"}
         As `unitprobe.analyze`. To shift is not possible: it needs the lowest response beforehand.
     progress : bool
@@ -103,7 +105,7 @@ def analyze_network(
         histogram, with the bound on its error beside it: ``gini``, ``half_max_share``, ``roc_auc``,
         ``average_precision``, ``recall_at_precision``, ``max_f1``, ``max_informedness`` and
         ``mutual_information``. The exact value lies within ``..._error`` of them; while responses
-        are kept that is 0 for all but the first two. The threshold of the largest informedness is
+        are kept that is 0. The threshold of the largest informedness is
         one with the value that is given. Where `metrics` is None, there are the norms of the
         weights too, as in ``analyze(tree, model=model)``.
 
@@ -149,25 +151,34 @@ def analyze_network(
         probe.unreached.clear()  # that was only to try
         probe.stimulus_count = 0
         units = sum(response.shape[1] for response in example.values())
-        keep = keeps_responses(names, units, len(images))
+        keep = keeps_responses(names, units, len(images), null=null, bootstrap=bootstrap)
         if not keep:
             names = fit_in_memory(names, units, classes, by_name=metrics is not None)
         null_names, interval_names = measures_with_inference(
-            names, asked=metrics is not None, null=null, bootstrap=bootstrap
+            names, asked=metrics is not None, null=null, bootstrap=bootstrap, keep=keep
         )
+        everywhere, _ = measures_with_inference(
+            names, asked=metrics is not None, null=null or bootstrap, bootstrap=0, keep=True
+        )
+        without_inference = [
+            name for name in everywhere if not (keep or name in RESAMPLED_MEASURES)
+        ]
+        of_sums = [
+            [name for name in some if name in RESAMPLED_MEASURES]
+            for some in (null_names, interval_names)
+        ]
         resamples = draw_resamples(
             stimuli.labels,
             counts,
             units,
-            null_names,
-            interval_names,
+            *of_sums,
             null=null,
             bootstrap=bootstrap,
             seed=seed,
         )
         drawn_for = {
-            "shuffles": [*dict.fromkeys([*null_names, *interval_names])],
-            "redraws": interval_names,
+            "shuffles": [*dict.fromkeys([*of_sums[0], *of_sums[1]])],
+            "redraws": of_sums[1],
         }
         statistics = {
             layer: LayerStatistics(
@@ -215,6 +226,7 @@ def analyze_network(
             )
             if metrics is None
             else "",
+            "inference_needs_recording": ", ".join(without_inference),
         }
     for of_layer in statistics.values():
         of_layer.merge_across_ranks()
@@ -296,14 +308,15 @@ def _nodes(
     statistics: Mapping[str, LayerStatistics],
     names: Sequence[str],
     attributes: Mapping[str, Any],
-    null_names: Sequence[str],
-    interval_names: Sequence[str],
+    null_names: Sequence[ClassMeasure],
+    interval_names: Sequence[ClassMeasure],
 ) -> dict[str, xr.Dataset]:
     """Return the statistics of each layer."""
     nodes: dict[str, xr.Dataset] = {}
     for layer, of_layer in statistics.items():
         node = of_layer.dataset(names, attributes["stimulus_count"])
-        of_layer.add_inference(node, null_names, interval_names)
+        draws = {key: attributes[key] for key in ("null", "bootstrap", "seed")}
+        of_layer.add_inference(node, null_names, interval_names, **draws)
         node.attrs.update(
             signed=attributes["signed"], negative_responses=of_layer.negative_responses
         )

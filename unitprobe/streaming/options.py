@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unitprobe.analysis import METRICS
 from unitprobe.analysis.catalogue import (
+    CLASS_MEASURES,
     NO_EFFECT,
     QUICK_BOOTSTRAP,
     QUICK_NULL,
@@ -16,14 +17,15 @@ from unitprobe.analysis.catalogue import (
     with_inference,
 )
 from unitprobe.errors import OptionError, nearest
+from unitprobe.inference import ClassMeasure
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
 from unitprobe.online import Resamples, ResponseHistogram
-from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, ONE_PASS_METRICS
+from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, ONE_PASS_METRICS, SKETCHED
 from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, sums_for
 
 #: The most that the histograms of all units and classes may occupy.
 HISTOGRAM_BYTES = 2**30
-#: The most that all responses may occupy to be kept instead of histograms, for exact measures.
+#: The most that all responses may occupy to be kept, for exact measures with their inference.
 KEPT_BYTES = 2**30
 #: The most that the class sums of all units and resamples, with the draws, may occupy.
 RESAMPLE_BYTES = 4 * 2**30
@@ -77,9 +79,13 @@ def check_options(pool: str, signed: str, *, null: int, bootstrap: int, seed: in
             raise OptionError(f"{option}={value} is negative; give 0 or more")
 
 
-def keeps_responses(names: Sequence[str], units: int, stimuli: int) -> bool:
-    """Tell whether what needs histograms by class can be had from all responses instead."""
-    return any(name in BY_HISTOGRAM for name in names) and 8 * units * stimuli <= KEPT_BYTES
+def keeps_responses(
+    names: Sequence[str], units: int, stimuli: int, *, null: int, bootstrap: int
+) -> bool:
+    """Tell whether what one pass over sums gives not, or not exactly, is had from all responses."""
+    ranked = set(CLASS_MEASURES) - set(RESAMPLED_MEASURES) if null or bootstrap else set()
+    needed = any(name in SKETCHED or name in ranked for name in names)
+    return needed and 8 * units * stimuli <= KEPT_BYTES
 
 
 def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bool) -> list[str]:
@@ -104,14 +110,17 @@ def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bo
 
 
 def measures_with_inference(
-    names: Sequence[str], *, asked: bool, null: int, bootstrap: int
-) -> tuple[list[str], list[str]]:
-    """Return the measures that get a null, and those that get an interval, as in `analyze`."""
+    names: Sequence[str], *, asked: bool, null: int, bootstrap: int, keep: bool
+) -> tuple[list[ClassMeasure], list[ClassMeasure]]:
+    """Return the measures that get a null, and those that get an interval, as in `analyze`.
+
+    Without all responses (`keep`) only those do whose resamples are sums over stimuli.
+    """
     null_names = with_inference(names, asked, QUICK_NULL) if null else []
     wanted = with_inference(names, asked, QUICK_BOOTSTRAP) if bootstrap else []
     return (
-        [name for name in null_names if name in RESAMPLED_MEASURES],
-        [name for name in wanted if name in RESAMPLED_MEASURES and name in NO_EFFECT],
+        [name for name in null_names if keep or name in RESAMPLED_MEASURES],
+        [name for name in wanted if (keep or name in RESAMPLED_MEASURES) and name in NO_EFFECT],
     )
 
 
