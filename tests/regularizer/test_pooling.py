@@ -32,10 +32,9 @@ def both(activate, layout, pass_on, dtype=torch.float64):
     results = []
     for ours in (True, False):
         x = start.clone(memory_format=torch.preserve_format).requires_grad_()
-        before = x * 1.0
-        activation = activate(before)
+        activation = activate(x * 1.0)
         if ours:
-            passed_on, mean = mean_beside(activation, unit, (before,))
+            passed_on, mean = mean_beside(activation, unit)
             assert passed_on.data_ptr() == activation.data_ptr()
             activation = passed_on if pass_on else activation
         else:
@@ -77,8 +76,7 @@ def test_a_gradient_of_the_gradient_flows(activate):
     start = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
 
     def function(x):
-        before = x * 1.0
-        passed_on, mean = mean_beside(activate(before), 1, (before,))
+        passed_on, mean = mean_beside(activate(x * 1.0), 1)
         return (passed_on**2).sum() + (mean**3).sum()
 
     assert torch.autograd.gradcheck(function, start)
@@ -89,18 +87,28 @@ def test_the_mean_alone_or_the_activation_alone_may_be_used():
     for activate in (torch.relu, nn.functional.gelu):
         for use in (0, 1):
             x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-            before = x * 1.0
-            mean_beside(activate(before), 1, (before,))[use].sum().backward()
+            mean_beside(activate(x * 1.0), 1)[use].sum().backward()
             y = x.detach().requires_grad_()
             activation = activate(y)
             (activation.mean((2, 3)) if use else activation).sum().backward()
             torch.testing.assert_close(x.grad, y.grad)
 
 
+def test_a_gradient_that_another_layer_or_a_hook_holds_is_left_as_it_is():
+    x = torch.randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    shortcut = torch.zeros_like(x).requires_grad_()
+    weight = torch.rand_like(x)
+    held = []
+    passed_on, mean = mean_beside(torch.relu(x * 1.0), 1)
+    passed_on.register_hook(held.append)
+    (((passed_on + shortcut) * weight).sum() + mean.sum()).backward()
+    torch.testing.assert_close(shortcut.grad, weight)
+    torch.testing.assert_close(held[0], weight)
+
+
 def test_an_operation_in_place_after_the_layer_is_seen_by_autograd():
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    before = x * 1.0
-    passed_on, mean = mean_beside(torch.relu(before), 1, (before,))
+    passed_on, mean = mean_beside(torch.relu(x * 1.0), 1)
     passed_on.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (passed_on.sum() + mean.sum()).backward()

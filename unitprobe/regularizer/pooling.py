@@ -12,17 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_threshold_backward: Any = torch.ops.aten.threshold_backward
-
-#: Neighbouring values of a broadcast sum that one vectorised loop runs over, at most.
-_RUN = 512
 #: Half-precision values that a processor converts to single precision at a time: 4 MiB of these.
 _CONVERTED = 2**20
 
 
-def mean_beside(
-    activation: Tensor, unit_axis: int, inputs: tuple[Any, ...] = ()
-) -> tuple[Tensor, Tensor]:
+def mean_beside(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
     """Return the activation, to be passed on in its place, and its mean over positions.
 
     Parameters
@@ -31,8 +25,6 @@ def mean_beside(
         (stimulus, unit, y, x), (stimulus, token, unit), (stimulus, unit) ...
     unit_axis : int
         The axis of the units.
-    inputs : tuple
-        What the activation was computed from, if that is known.
 
     Returns
     -------
@@ -42,25 +34,9 @@ def mean_beside(
     mean : Tensor
         (stimulus, unit), in single precision at least.
     """
-    unit = unit_axis % activation.ndim
     result: tuple[Tensor, Tensor]
-    if _is_plain_relu(activation, inputs):
-        result = _ReluAndMean.apply(inputs[0], activation.detach(), unit)
-    else:
-        result = _MeanBeside.apply(activation, unit)
+    result = _MeanBeside.apply(activation, activation, unit_axis % activation.ndim)
     return result
-
-
-def _is_plain_relu(activation: Tensor, inputs: tuple[Any, ...]) -> bool:
-    """Tell whether the backward pass of this activation can be done together with its mean's."""
-    node = activation.grad_fn
-    if activation.device.type != "cpu" or node is None or node.name() != "ReluBackward0":
-        return False
-    if not inputs or not isinstance(inputs[0], Tensor) or inputs[0] is activation:
-        return False
-    # Gradient checkpointing counts what is saved for the backward pass, by hooks.
-    saved = getattr(node, "_raw_saved_result", None)
-    return getattr(saved, "unpack_hook", ...) is None
 
 
 def plain_mean(activation: Tensor, unit_axis: int) -> Tensor:
@@ -70,7 +46,8 @@ def plain_mean(activation: Tensor, unit_axis: int) -> Tensor:
     dtype = torch.float32 if half else activation.dtype
     if not positions:
         return activation.to(dtype, copy=True)
-    if half and activation.device.type == "cpu" and not torch.compiler.is_compiling():
+    large = half and activation.device.type == "cpu" and activation.numel() > _CONVERTED
+    if large and not torch.compiler.is_compiling():
         return _mean_of_half(activation, unit_axis)
     return activation.mean(positions, dtype=dtype)
 
@@ -102,7 +79,7 @@ def _mean_of_half(activation: Tensor, unit_axis: int) -> Tensor:
         first = activation.movedim(unit_axis, 1)
         rows, axis = first.reshape(len(first), first.shape[1], -1), 2
     means = rows.new_empty((len(rows), last.shape[-1]), dtype=torch.float32)
-    step = max(1, _CONVERTED * len(rows) // max(1, rows.numel()))
+    step = max(1, _CONVERTED * len(rows) // rows.numel())
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         torch.mean(_scratch.like(part).copy_(part), axis, out=means[start : start + step])
@@ -114,104 +91,42 @@ def _positions(dimensions: int, unit: int) -> list[int]:
 
 
 class _MeanBeside(torch.autograd.Function):
-    """The identity and the mean at once, so that their gradients meet in one sum."""
+    """The identity and the mean at once.
+
+    The activation is given twice, so that two gradients go back to what computed it. Autograd adds
+    the second to the first in place if nobody else holds the first, as it alone can tell, and then
+    takes no memory for the sum.
+    """
 
     @staticmethod
-    def forward(ctx: Any, activation: Tensor, unit: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, activation: Tensor, _again: Tensor, unit: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.unit, ctx.shape, ctx.dtype = unit, activation.shape, activation.dtype
         return activation.detach(), plain_mean(activation, unit)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
         gradient, of_mean = gradients
         if of_mean is None:
-            return gradient, None
-        share = _share(of_mean, ctx.shape, ctx.unit, ctx.dtype)
-        if gradient is None:
-            return _at_every_position(share, ctx.unit, len(ctx.shape)).expand(ctx.shape), None
-        return _add_to_every_position(gradient, share, ctx.unit), None
+            return gradient, None, None
+        positions = ctx.shape.numel() // max(1, ctx.shape[0] * ctx.shape[ctx.unit])
+        share = (of_mean / max(1, positions)).to(ctx.dtype)
+        side_by_side = gradient is not None and gradient.stride(ctx.unit) == 1
+        return gradient, _at_every_position(share, ctx.shape, ctx.unit, side_by_side), None
 
 
-class _ReluAndMean(torch.autograd.Function):
-    """A ReLU, computed already, and its mean at once: what they send back takes one pass."""
+def _at_every_position(share: Tensor, shape: torch.Size, unit: int, side_by_side: bool) -> Tensor:
+    """Return (stimulus, unit) in the shape of the activation, the same at every position.
 
-    @staticmethod
-    def forward(ctx: Any, before: Tensor, activation: Tensor, unit: int) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.unit = unit
-        ctx.save_for_backward(activation)
-        return activation.detach(), plain_mean(activation, unit)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
-        gradient, of_mean = gradients
-        (activation,) = ctx.saved_tensors
-        if gradient is None and of_mean is None:
-            return None, None, None
-        if gradient is None:
-            gradient = torch.zeros_like(activation)
-        if of_mean is None:
-            return _threshold_backward(gradient, activation, 0), None, None
-        share = _share(of_mean, activation.shape, ctx.unit, activation.dtype)
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-            total = _add_to_every_position(gradient, share, ctx.unit)
-            return _threshold_backward(total, activation, 0), None, None
-        return _send_back(gradient, share, activation, ctx.unit), None, None
-
-
-def _share(of_mean: Tensor, shape: torch.Size, unit: int, dtype: torch.dtype) -> Tensor:
-    """Return what each position gets of the gradient of the mean, (stimulus, unit)."""
-    positions = shape.numel() // max(1, shape[0] * shape[unit])
-    return (of_mean / max(1, positions)).to(dtype)
-
-
-def _at_every_position(share: Tensor, unit: int, dimensions: int) -> Tensor:
-    """Return (stimulus, unit) with a dimension of length 1 for each axis of positions."""
-    shape = [1] * dimensions
-    shape[0], shape[unit] = share.shape
-    return share.reshape(shape)
-
-
-def _add_to_every_position(gradient: Tensor, share: Tensor, unit: int) -> Tensor:
-    """Return (..., unit, ...) plus (stimulus, unit), the same at every position."""
-    rows = _rows(gradient, unit)
-    if rows is None:
-        return gradient + _at_every_position(share, unit, gradient.ndim)
-    last = gradient.movedim(unit, -1)
-    return _add_to_rows(rows, share).reshape(last.shape).movedim(-1, unit)
-
-
-def _send_back(gradient: Tensor, share: Tensor, activation: Tensor, unit: int) -> Tensor:
-    """Return the sum of `_add_to_every_position` where the activation of a ReLU is positive."""
-    rows, activation_rows = _rows(gradient, unit), _rows(activation, unit)
-    if rows is None or activation_rows is None:
-        total = gradient + _at_every_position(share, unit, gradient.ndim)
-        masked: Tensor = _threshold_backward(total, activation, 0)
-        return masked
-    # In place: to take memory for another tensor costs as much as to fill it.
-    sums = _add_to_rows(rows, share)
-    _threshold_backward.grad_input(sums, activation_rows, 0, grad_input=sums)
-    return sums.as_strided(gradient.shape, gradient.stride())
-
-
-def _add_to_rows(rows: Tensor, share: Tensor) -> Tensor:
-    """Return (stimulus, row, value) plus (stimulus, unit), repeated along a row."""
-    together = rows.shape[-1] // share.shape[-1]
-    repeated = torch.cat([share] * together, dim=1) if together > 1 else share
-    return rows + repeated[:, None]
-
-
-def _rows(values: Tensor, unit: int) -> Tensor | None:
-    """Return (stimulus, row, value) where units lie side by side in memory, else None.
-
-    A row is several positions, and a power of 2 of them: a sum over as few as 16 values at a time
-    is not vectorised, which is five times slower in bfloat16.
+    It stands in memory once; or, for a map whose units lie side by side, once for each place in a
+    row of the map: a sum over as few as 16 values at a time is not vectorised, which is 15 times
+    slower in bfloat16.
     """
-    last = values.movedim(unit, -1)
-    if values.ndim == 2 or not last.is_contiguous() or not last.numel():
-        return None
-    stimuli, units = len(last), last.shape[-1]
-    positions = last.numel() // (stimuli * units)
-    together = next((k for k in (32, 16, 8, 4, 2) if k * units <= _RUN and not positions % k), 1)
-    return last.view(stimuli, positions // together, together * units)
+    *rows, place = _positions(len(shape), unit) or [0]
+    if not (side_by_side and rows):
+        one = [length if axis in (0, unit) else 1 for axis, length in enumerate(shape)]
+        return share.reshape(one).expand(shape)
+    width, units = shape[place], shape[unit]
+    row = torch.cat([share] * width, dim=1)
+    strides = {0: width * units, place: units, unit: 1}
+    return row.as_strided(shape, [strides.get(axis, 0) for axis in range(len(shape))])

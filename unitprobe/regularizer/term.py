@@ -322,13 +322,13 @@ class SelectivityRegularizer:
     def _forget(self) -> None:
         self._responses.clear()
 
-    def _keep(self, layer: Layer, activation: Tensor, inputs: tuple[Any, ...]) -> Tensor | None:
+    def _keep(self, layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor | None:
         assert layer.unit_axis is not None
         if torch.compiler.is_compiling() or not activation.requires_grad:
             # A compiler merges the passes over memory itself.
             self._responses[layer.name] = plain_mean(activation, layer.unit_axis)
             return None
-        passed_on, mean = mean_beside(activation, layer.unit_axis, inputs)
+        passed_on, mean = mean_beside(activation, layer.unit_axis)
         self._responses[layer.name] = mean
         return passed_on
 
