@@ -370,7 +370,7 @@ def test_an_alpha_of_zero_measures_and_adds_nothing():
         with_term = gradients(model)
         regularizer.alpha = -1.0
         model(images)
-        assert float(regularizer(labels)) == pytest.approx(measured)
+        assert regularizer(labels).item() == pytest.approx(measured)
         with pytest.raises(OptionError, match="nan is not a finite number"):
             regularizer.alpha = math.nan
     model.zero_grad()
