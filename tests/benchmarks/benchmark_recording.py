@@ -1,22 +1,32 @@
-"""Recording against the network alone, against other recorders, and against plain h5py."""
+"""Recording against the network alone, against other recorders, and against plain h5py.
+
+How fast a network runs on a CPU hangs on whether malloc takes its activations anew from the system:
+the same forward pass takes up to twice as long. So recording and forward pass are timed twice: each
+in a process of its own, as whoever calls one of them has it, and in turns in one process, where
+the forward pass profits from what the recording has told malloc.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import multiprocessing
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
 import h5py
 import networks
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 import xarray as xr
-from timing import Row, alternate
+from timing import Row, alternate, row_of
 from torch import Tensor, nn
 
 import unitprobe as up
@@ -37,6 +47,8 @@ def run(quick: bool) -> list[Row]:
             ("ResNet-18", timm.create_model("resnet18"), 224, 512),
         ):
             count = count // 16 if quick else count * (1 if device.type == "cpu" else 8)
+            if device.type == "cpu":
+                rows.append(_each_alone(what, pixels, count, folder, quick))
             rows += _against_forward(what, network.to(device), pixels, count, folder, quick)
         rows += _against_others(64 if quick else 512, folder, device, quick)
         rows += _against_writing(1024 if quick else 2048, folder, device, quick)
@@ -45,9 +57,12 @@ def run(quick: bool) -> list[Row]:
     return rows
 
 
+def _values(count: int, pixels: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((count, 3, pixels, pixels), np.float32)
+
+
 def _images(count: int, pixels: int) -> up.Stimuli:
-    values = np.random.default_rng(0).standard_normal((count, 3, pixels, pixels), np.float32)
-    return up.Stimuli(values, np.arange(count) % 10)
+    return up.Stimuli(_values(count, pixels), np.arange(count) % 10)
 
 
 def _batches(stimuli: up.Stimuli, size: int = 64) -> list[Tensor]:
@@ -62,6 +77,36 @@ def _forward(network: nn.Module, batches: list[Tensor], autocast: str | None = N
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         for batch in batches:
             network(batch.to(device))
+
+
+def _each_alone(what: str, pixels: int, count: int, folder: Path, quick: bool) -> Row:
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(1 if quick else 3):
+        for ours, values in times.items():
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                arguments = (what, pixels, count, folder / "alone.h5", ours)
+                values.append(pool.submit(_seconds_alone, *arguments).result())
+    return row_of(
+        f"record {what}, {pixels} px, {count} stimuli, mean, float32, cpu, against the forward "
+        "pass, each in a process of its own",
+        times[True],
+        times[False],
+    )
+
+
+def _seconds_alone(what: str, pixels: int, count: int, path: Path, ours: bool) -> float:
+    network = networks.ResNet20() if what == "ResNet-20" else timm.create_model("resnet18")
+    values = _values(count, pixels)
+    batches = torch.from_numpy(values).split(64)
+    stimuli = up.Stimuli(values, np.arange(count) % 10)
+    _forward(network, [batches[0][:10]])
+    begun = time.perf_counter()
+    if ours:
+        up.record(network, stimuli, path, overwrite=True, progress=False)
+    else:
+        _forward(network, list(batches))
+    return time.perf_counter() - begun
 
 
 def _against_forward(
@@ -81,7 +126,7 @@ def _against_forward(
         options = {"overwrite": True, "progress": False, "autocast": autocast}
         yield alternate(
             f"record {what}, {pixels} px, {count} stimuli, mean, {autocast or 'float32'}, "
-            f"{device}, against the forward pass",
+            f"{device}, against the forward pass in the same process",
             lambda options=options: up.record(network, stimuli, path, **options),
             lambda autocast=autocast: _forward(network, batches, autocast),
             repeats=1 if quick else 2,

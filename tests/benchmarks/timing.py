@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 #: What was timed: ``what``, ``ours_s``, ``reference_s``, ``ratio`` (ours over reference).
@@ -30,14 +30,17 @@ def alternate(
     for _ in range(repeats):
         for name, function in (("ours", ours), ("reference", reference)):
             times[name].append(seconds(function, calls))
-    least = {name: min(values) for name, values in times.items()}
-    median = {name: statistics.median(values) for name, values in times.items()}
+    return row_of(what, times["ours"], times["reference"])
+
+
+def row_of(what: str, ours: Sequence[float], reference: Sequence[float]) -> Row:
+    """Return the row of what was timed, of the seconds of each."""
     return {
         "what": what,
-        "ours_s": least["ours"],
-        "reference_s": least["reference"],
-        "ratio": least["ours"] / least["reference"],
-        "ratio_of_medians": median["ours"] / median["reference"],
+        "ours_s": min(ours),
+        "reference_s": min(reference),
+        "ratio": min(ours) / min(reference),
+        "ratio_of_medians": statistics.median(ours) / statistics.median(reference),
     }
 
 
