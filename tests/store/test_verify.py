@@ -43,21 +43,13 @@ def test_a_file_is_as_it_was_recorded(store):
 
 def test_one_flipped_bit_in_any_array_is_found(store, tmp_path):
     whole, random = store.read_bytes(), np.random.default_rng(0)
-    with up.open_store(store) as tree:
-        before = tree.load()
     for start, length in places_of_numbers(store):
         for place in {start, start + length - 1, start + int(random.integers(length))}:
             mutant = bytearray(whole)
             mutant[place] ^= 1 << random.integers(8)
             copy = tmp_path / f"{place}.h5"  # HDF5 would remember what stood in a file of that name
             copy.write_bytes(mutant)
-            found = what_is_wrong(copy)
-            if found:
-                assert f"{place}.h5 is damaged" in found
-            else:  # a bit on which the compressed numbers do not depend
-                assert before.attrs["compression"] == "zstd"
-                with up.open_store(copy) as tree:
-                    assert tree.load().identical(before)
+            assert f"{place}.h5 is damaged" in what_is_wrong(copy)
 
 
 def what_is_wrong(path):
@@ -65,7 +57,7 @@ def what_is_wrong(path):
         up.verify_store(path)
     except StoreError as error:
         return str(error)
-    return None
+    return ""
 
 
 def test_the_message_names_the_stimuli(tmp_path, monkeypatch):

@@ -42,14 +42,25 @@ class Seal(NamedTuple):
         The structure is the whole file: there are no numbers beside it.
     shards : sequence of SealedShard
         Checksums of the numbers; none if they are not known.
+    numbers : sequence of (int, int)
+        Start and length of what is no structure.
+    stored : str or None
+        Checksum of the bytes there, where it was taken.
     """
 
     whole: bool
     shards: Sequence[SealedShard]
+    numbers: Sequence[Extent]
+    stored: str | None
 
 
-def seal(path: Path, shards: Iterable[SealedShard] = ()) -> None:
-    """Append the seal to a finished HDF5 file and flush it to disk."""
+def seal(path: Path, shards: Iterable[SealedShard] = (), *, compressed: bool = False) -> None:
+    """Append the seal to a finished HDF5 file and flush it to disk.
+
+    Of `compressed` numbers the bytes get a checksum as well: what a decoder makes of damaged ones
+    is whatever memory holds, which may be the right numbers when they are verified and others when
+    they are read.
+    """
     extents = structure_of(path)
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
@@ -58,6 +69,7 @@ def seal(path: Path, shards: Iterable[SealedShard] = ()) -> None:
             "extents": extents,
             "sha256": _checksum(file, extents),
             "shards": list(shards),
+            "stored": _checksum(file, _beside(extents, size)) if compressed else None,
         }
         text = json.dumps(record).encode()
         file.seek(size)
@@ -107,7 +119,26 @@ def check_seal(path: Path) -> Seal | None:
             raise StoreError(f"{path} is damaged: {error}; record it again") from error
     if not same:
         raise StoreError(f"{path} is damaged: its structure has changed; record it again")
-    return Seal(sum(count for _, count in extents) == sealed, shards)
+    numbers = _beside(extents, sealed)
+    return Seal(not numbers, shards, numbers, record.get("stored"))
+
+
+def numbers_are_as_stored(path: Path, found: Seal) -> bool:
+    """Tell whether the bytes of the numbers are as they were sealed, as far as that is known."""
+    if found.stored is None:
+        return True
+    with path.open("rb") as file:
+        return _checksum(file, found.numbers) == found.stored
+
+
+def _beside(extents: Iterable[Extent], size: int) -> list[Extent]:
+    """Return the parts of a file that lie between some, which are in order."""
+    beside, end = [], 0
+    for start, length in [*extents, (size, 0)]:
+        if start > end:
+            beside.append((end, start - end))
+        end = max(end, start + length)
+    return beside
 
 
 def _checksum(file: BinaryIO, extents: Iterable[Extent]) -> str:

@@ -194,7 +194,7 @@ class Shards:
                 reserve(finished, self._recording.file_bytes)
                 compress(self._data, finished, self._recording)
             shards = (SealedShard(m.start, m.stop, m.crc32) for m in marks.values())
-            seal(finished, sorted(shards))
+            seal(finished, sorted(shards), compressed=self._recording.compression is not None)
             put_in_place(finished, self._target)
         self.remove()
 

@@ -14,7 +14,7 @@ from unitprobe.progress import progress_bar
 from unitprobe.store.files import reading
 from unitprobe.store.layout import ArrayLayout, layout_of
 from unitprobe.store.open import check_store
-from unitprobe.store.seal import SealedShard, check_seal
+from unitprobe.store.seal import SealedShard, check_seal, numbers_are_as_stored
 
 
 def verify_store(path: str | os.PathLike[str], *, progress: bool = False) -> None:
@@ -64,6 +64,11 @@ def verify_store(path: str | os.PathLike[str], *, progress: bool = False) -> Non
             if _checksum(arrays, shard) != shard.crc32:
                 damaged.append(f"{shard.start} to {shard.stop - 1}")
             advance(shard.stop - shard.start)
+    if not (damaged or numbers_are_as_stored(target, sealed)):
+        raise StoreError(
+            f"{target} is damaged: the bytes of its compressed numbers have changed; record it "
+            "again"
+        )
     if damaged:
         more = f" and in {len(damaged) - 1} more places" if len(damaged) > 1 else ""
         raise StoreError(
