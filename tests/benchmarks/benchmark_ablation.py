@@ -2,24 +2,27 @@
 
 The full sweep of a whole network takes minutes to hours, so it is timed on some units of every
 layer and scaled by the number of units, each layer by itself; ours runs in full, and keeps freed
-memory as `unitprobe.ablate` does. The others run as in a script of their own, but that ours leaves
-the C library handing memory back as late as it ever comes to by itself.
+memory as `unitprobe.ablate` does. How fast a forward pass is hangs on whether malloc takes its
+activations anew from the system. So ours and the full sweep are timed twice: each in a process of
+its own, as whoever writes one of them has it, and in turns in one process, where the others profit
+from what ours has told malloc.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
 import torch
-from timing import Row
+from timing import Row, row_of
 from torch import Tensor, nn
 
 from unitprobe.ablation.engine import FullEngine
@@ -35,62 +38,104 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "selectivity_regularization"
 STIMULI = 64
 
 
+#: Networks and the pixels of their images.
+CASES = {"ResNet-20 at 32 px": 32, "ResNet-18 at 64 px": 64}
+
+
 def run(quick: bool) -> list[Row]:
     """Time ResNet-20 at 32 pixels and ResNet-18 at 64, in float32."""
+    rows: list[Row] = []
+    for name in CASES:
+        rows.append(_each_alone(name, quick))
+        rows += _compare(_case(name, quick), quick)
+    return rows
+
+
+class _Case(NamedTuple):
+    name: str
+    module: nn.Module
+    batch: Batch
+    swept: list[Targets]
+
+
+def _case(name: str, quick: bool) -> _Case:
     sys.path.insert(0, str(RECIPE))
     from architectures import build_network  # type: ignore[import-not-found, unused-ignore]
 
     torch.manual_seed(0)
-    cases: list[tuple[str, nn.Module, int]] = [
-        ("ResNet-20 at 32 px", build_network("resnet20", 10, 32), 32),
-        ("ResNet-18 at 64 px", timm.create_model("resnet18", num_classes=10).eval(), 64),
-    ]
-    rows: list[Row] = []
-    for name, module, size in cases:
-        rows += _compare(name, module, torch.randn(STIMULI, 3, size, size), quick)
-    return rows
-
-
-def _compare(name: str, module: nn.Module, images: Tensor, quick: bool) -> list[Row]:
-    network = as_network(module)
-    listed = list_layers(network, example=images[:2])
-    chosen = select_layers(module, listed, "activations")
+    size = CASES[name]
+    module: nn.Module = (
+        build_network("resnet20", 10, size)
+        if name.startswith("ResNet-20")
+        else timm.create_model("resnet18", num_classes=10)
+    )
+    images = torch.randn(STIMULI, 3, size, size)
+    listed = list_layers(as_network(module.eval()), example=images[:2])
     share = 8 if quick else 1
     swept = [
         Targets(layer, tuple((unit,) for unit in range(0, layer.units or 0, share)))
-        for layer in chosen
+        for layer in select_layers(module, listed, "activations")
     ]
     batch = Batch(images, torch.zeros(len(images), dtype=torch.long), range(len(images)))
+    return _Case(name, module, batch, swept)
+
+
+def _each_alone(name: str, quick: bool) -> Row:
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(1 if quick else 3):
+        for ours, values in times.items():
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                values.append(pool.submit(_seconds_alone, name, quick, ours).result())
+    what = f"{name}: sweep against full sweep, each in a process of its own"
+    return row_of(what, times[True], times[False])
+
+
+def _seconds_alone(name: str, quick: bool, ours: bool) -> float:
+    case = _case(name, quick)
     with torch.no_grad():
+        full = FullEngine(as_network(case.module))
+        if ours:
+            engine = _suffix_engine(case, full)
+            return _seconds(lambda: _sweep(engine, case.batch, case.swept))
+        return _scaled(_references(full, case.module, case.batch)["full sweep"], case.swept)
+
+
+def _suffix_engine(case: _Case, full: FullEngine) -> SuffixEngine:
+    images, labels = case.batch.images, case.batch.labels
+    chosen = [targets.layer for targets in case.swept]
+    graph = capture_graph(as_network(case.module), chosen, images[:2])
+    engine = SuffixEngine(graph, case.swept, 2**30)
+    engine.check(Batch(images[:2], labels[:2], range(2)), case.swept, full)
+    engine.fit(len(images))
+    return engine
+
+
+def _compare(case: _Case, quick: bool) -> list[Row]:
+    name, module, batch, swept = case
+    with torch.no_grad():
+        full = FullEngine(as_network(module))
         start = time.perf_counter()
-        engine = SuffixEngine(capture_graph(network, chosen, images[:2]), swept, 2**30)
-        full = FullEngine(network)
-        two = Batch(images[:2], batch.labels[:2], range(2))
-        engine.check(two, swept, full)
-        engine.fit(len(images))
+        engine = _suffix_engine(case, full)
         prepared = time.perf_counter() - start
         ours: list[float] = []
         others: dict[str, list[float]] = {"full sweep": [], "AblationCAM-style": [], "captum": []}
-        repeats = 1 if quick else 3
-        for _ in range(repeats):
+        for _ in range(1 if quick else 3):
             ours.append(_seconds(lambda: _sweep(engine, batch, swept)))
-            for what, function in _references(full, network.module, batch).items():
+            for what, function in _references(full, module, batch).items():
                 others[what].append(_scaled(function, swept))
         differences = _largest_difference(engine, full, batch, swept)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    rows = []
+    rows: list[Row] = []
     for what, times in others.items():
         if not times:
             rows.append({"what": f"{name}: sweep against {what}", "skipped": "not installed"})
             continue
+        row = row_of(f"{name}: sweep against {what}, in one process", ours, times)
         rows.append(
             {
-                "what": f"{name}: sweep against {what}",
-                "ours_s": min(ours),
-                "reference_s": min(times),
-                "ratio": min(ours) / min(times),
-                "ratio_of_medians": statistics.median(ours) / statistics.median(times),
-                "times_faster": statistics.median(times) / statistics.median(ours),
+                **row,
+                "times_faster": 1 / row["ratio_of_medians"],
                 "capture_s": prepared,
                 "largest_logit_difference": differences,
                 "peak_memory_gb": peak,
