@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from unitprobe.errors import OptionError, ResponseError
+from unitprobe.memory import keeping_freed_memory
 from unitprobe.regularizer import RegularizedMeasure, SelectivityRegularizer, alpha_schedule
 
 #: Told of each epoch: its number, and its row of the curves.
@@ -97,7 +98,7 @@ def train(
         if is_finished(folder):
             return
         curves = run.resume(load_checkpoint(folder))
-        with run.regularizer:
+        with run.regularizer, keeping_freed_memory():
             for epoch in range(len(curves), training.epochs):
                 curves.append(run.epoch(epoch))
                 if lock is not None:

@@ -26,6 +26,7 @@ from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import LabelError, ResponseError
 from unitprobe.inference import ClassMeasure
 from unitprobe.layers import Selection
+from unitprobe.memory import keeping_freed_memory
 from unitprobe.models import Network, describe_transform
 from unitprobe.online import rank_and_world, share_of_rank
 from unitprobe.probe import Probe
@@ -198,9 +199,11 @@ def analyze_network(
         batches = load_batches(
             images, share, batch_size=batch_size, workers=workers, size=tuple(first.shape[1:])
         )
-        with progress_bar(
-            "analyzing", len(share), "stimuli", enabled=progress and rank_and_world()[0] == 0
-        ) as advance:
+        shown = progress and rank_and_world()[0] == 0
+        with (
+            keeping_freed_memory(),
+            progress_bar("analyzing", len(share), "stimuli", enabled=shown) as advance,
+        ):
             for indices, responses in _read_chunks(probe, batches, share, units):
                 bags = {name: drawn.bags(indices) for name, drawn in resamples.items()}
                 chunk = Chunk(images.labels[indices], indices, bags)
