@@ -323,11 +323,14 @@ class _Listing:
         )
 
 
-_RANDOM = (2, "training", True, "drops responses at random, other ones in every run")
+_AT_RANDOM = "drops responses at random, other ones in every run"
 #: The argument of an operation, and its default, that makes what it is in training.
 _DOUBTS = {
     "batch_norm": (5, "training", False, "normalizes by the statistics of the batch at hand"),
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), _RANDOM),
+    **dict.fromkeys(
+        ("dropout", "dropout1d", "dropout2d", "dropout3d"), (2, "training", True, _AT_RANDOM)
+    ),
+    "alpha_dropout": (2, "training", False, _AT_RANDOM),
 }
 #: Values of a tensor as Python sees them: ``if x.sum() > 0``, ``float(x)``, ``x.tolist()``.
 _VALUES = words("allclose array bool contains equal float index int is_nonzero item numpy tolist")
