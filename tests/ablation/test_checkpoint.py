@@ -19,6 +19,7 @@ import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
 from unitprobe.ablation.engine import FullEngine
 from unitprobe.ablation.protocols import morcos_protocol
+from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.cli.commands import app
 from unitprobe.errors import (
     ContentsMismatchError,
@@ -83,6 +84,19 @@ def test_an_interrupted_sweep_ends_with_the_same_numbers(mode, count, stimuli, i
         with ablate(tmp_path / "a.h5", stimuli, model, mode=mode) as resumed:
             assert resumed.identical(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
+
+
+def test_the_batch_in_hand_is_the_same_when_another_size_would_fit_by_now(
+    stimuli, interrupt, tmp_path, monkeypatch
+):
+    model = literal_ablation.Convolutional().eval()
+    with ablate(tmp_path / "whole.h5", stimuli, model, method="suffix") as whole:
+        interrupt(3)  # a batch, and one layer of the next
+        with pytest.raises(InterruptedTestError):
+            ablate(tmp_path / "a.h5", stimuli, model, method="suffix")
+        monkeypatch.setattr(SuffixEngine, "fit", lambda *_: 9)
+        with ablate(tmp_path / "a.h5", stimuli, model, method="suffix") as resumed:
+            assert resumed.identical(whole)
 
 
 def test_what_was_done_is_not_done_again(stimuli, interrupt, tmp_path, monkeypatch):
@@ -380,6 +394,23 @@ def test_the_change_of_every_logit_goes_into_the_file(stimuli, interrupt, tmp_pa
                 tree["relu"]["loss_increase"], plain["relu"]["loss_increase"]
             )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+@pytest.mark.parametrize("taken", [7, 13, 25])
+def test_logit_changes_are_whole_whatever_batches_the_engine_takes(
+    taken, stimuli, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(SuffixEngine, "fit", lambda *_: taken)
+    model = literal_ablation.Convolutional().eval()
+    options = {"logit_changes": True, "layers": "relu", "method": "suffix"}
+    with ablate(tmp_path / "a.h5", stimuli, model, batch_size=40, **options) as tree:
+        activation = model.first(literal_ablation.images_of(stimuli))
+        for unit in range(5):
+            silent = activation.clone()
+            silent[:, unit] = 0
+            expected = (model.rest(silent) - model.rest(activation)).detach()
+            change = tree["relu"]["logit_change"].sel(unit=unit)
+            np.testing.assert_allclose(change, expected, atol=1e-5)
 
 
 def test_logit_changes_that_do_not_fit_the_disk_are_refused_before_the_sweep(

@@ -261,8 +261,7 @@ def _sweep_into_file(
     with Checkpoint(path, contents, logits, resume=resume) as checkpoint:
         changes = None
         if logit_changes:
-            outputs, rows = len(logits), options.batch_size
-            changes = LogitChanges(checkpoint, swept, len(stimuli), outputs, rows)
+            changes = LogitChanges(checkpoint, swept, len(stimuli), len(logits))
         sweep = run_sweep(network, stimuli, swept, options, checkpoint, changes)
         tree = result_tree(network, stimuli, layers, swept, sweep, options, null)
         if changes is None:

@@ -51,12 +51,15 @@ class Counts:
         Stimuli of the batches that are finished.
     layers : int
         Layers that are finished of the batch in hand; if any, it is counted in `intact` too.
+    batch_size : int
+        Stimuli in a batch, as the engine chose; 0 before the first.
     """
 
     intact: Outcomes
     ablated: dict[str, Outcomes]
     stimuli: int = 0
     layers: int = 0
+    batch_size: int = 0
 
     @classmethod
     def empty(cls, swept: Sequence[Targets], classes: int) -> Counts:
@@ -64,9 +67,9 @@ class Counts:
         ablated = {targets.layer.name: Outcomes.empty(len(targets), classes) for targets in swept}
         return cls(Outcomes.empty(1, classes), ablated)
 
-    def steps(self, swept: Sequence[Targets], batch_size: int, stimuli: int) -> int:
+    def steps(self, swept: Sequence[Targets], stimuli: int) -> int:
         """Return how many pairs of stimulus and target are done, of `stimuli` stimuli in all."""
-        in_hand = min(batch_size, stimuli - self.stimuli)
+        in_hand = min(self.batch_size, stimuli - self.stimuli)
         return self.stimuli * sum(map(len, swept)) + in_hand * sum(
             len(targets) for targets in swept[: self.layers]
         )
@@ -175,7 +178,7 @@ class Checkpoint:
             )
         for name, array in counts.arrays().items():
             array[...] = kept[name]
-        counts.stimuli, counts.layers = (int(number) for number in kept["progress"])
+        counts.stimuli, counts.layers, counts.batch_size = kept["progress"].tolist()
 
     def keep(self, counts: Counts) -> None:
         """Write the counts, unless that was done a moment ago."""
@@ -185,7 +188,7 @@ class Checkpoint:
         arrays: dict[str, Any] = {
             "contents": np.array(json.dumps(self._contents)),
             "logits": self._logits,
-            "progress": np.array([counts.stimuli, counts.layers]),
+            "progress": np.array([counts.stimuli, counts.layers, counts.batch_size]),
             **counts.arrays(),
         }
         np.savez(image, **arrays)

@@ -40,8 +40,6 @@ class LogitChanges:
         Number of stimuli.
     outputs : int
         Number of logits.
-    batch_size : int
-        Stimuli in one shard.
 
     Raises
     ------
@@ -55,14 +53,12 @@ class LogitChanges:
         swept: Sequence[Targets],
         stimuli: int,
         outputs: int,
-        batch_size: int,
     ) -> None:
         self._checkpoint = checkpoint
         self._swept = list(swept)
         self._number = {targets.layer.name: n for n, targets in enumerate(swept)}
         self._stimuli = stimuli
         self._outputs = outputs
-        self._batch_size = batch_size
         self._parts: list[Tensor] = []
         folder = checkpoint.folder
         there = sum(p.stat().st_size for p in folder.glob("logit-changes-*"))
@@ -117,7 +113,8 @@ class LogitChanges:
             put_in_place(partial, path)
 
     def _append(self, group: h5netcdf.Group, targets: Targets, dim: str) -> None:
-        rows = min(self._batch_size, self._stimuli)
+        block = self.read(targets, 0)
+        rows = len(block)
         width = max(1, min(len(targets), _CHUNK_NUMBERS // (rows * self._outputs)))
         variable = group.create_variable(
             "logit_change",
@@ -126,9 +123,12 @@ class LogitChanges:
             chunks=(rows, width, self._outputs),
         )
         variable.attrs["long_name"] = "logit of the ablated minus that of the intact network"
-        for first in range(0, self._stimuli, self._batch_size):
+        variable[:rows] = block
+        first = rows
+        while first < self._stimuli:  # a shard is a batch, and the engine chooses how large
             block = self.read(targets, first)
             variable[first : first + len(block)] = block
+            first += len(block)
 
     def _name(self, targets: Targets, first: int) -> str:
         return f"logit-changes-{self._number[targets.layer.name]}-{first:09d}"

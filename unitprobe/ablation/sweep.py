@@ -128,10 +128,14 @@ def run_sweep(
         engine = choose_engine(network, stimuli, swept, options)
         if isinstance(engine, SuffixEngine):
             options = replace(options, batch_size=engine.fit(options.batch_size))
+        if not counts.batch_size:
+            counts.batch_size = options.batch_size
+        # Some layers may have seen a batch that others have not: it has to be the same again.
+        options = replace(options, batch_size=counts.batch_size)
         replacement = make_replacement(network, stimuli, swept, options)
         output_of_class: Tensor | None = None
         with progress_bar("ablating", total, "stimuli x units", enabled=options.progress) as step:
-            step(counts.steps(swept, options.batch_size, len(stimuli)))
+            step(counts.steps(swept, len(stimuli)))
             for batch in load(network, stimuli, options, counts.stimuli):
                 logits = engine.begin(batch)
                 if output_of_class is None:
