@@ -49,6 +49,23 @@ def prepare(
         network.module.to(home)
 
 
+def batches_in_company(count: int, batch_size: int, first: int = 0) -> list[range]:
+    """Return the indices from `first` on in batches, none of a single one where there are more.
+
+    ``x.squeeze()`` in a network would take the axis of a single stimulus away.
+
+    Examples
+    --------
+    >>> batches_in_company(5, batch_size=2)
+    [range(0, 2), range(2, 5)]
+    """
+    size = max(2, batch_size)
+    batches = [range(i, min(i + size, count)) for i in range(first, count, size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [range(batches[-2].start, count)]
+    return batches
+
+
 def load_batches(
     stimuli: Stimuli,
     indices: Sequence[int],

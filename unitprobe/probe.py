@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any
 
@@ -87,6 +88,27 @@ def watch_layers(
         operations={(la.owner, la.operation) for la in layers if la.operation is not None},
         on_begin=on_begin,
     )
+
+
+@contextmanager
+def explained(network: Network, stimuli: Tensor) -> Iterator[None]:
+    """Say of any error that the network does not run on these stimuli.
+
+    Raises
+    ------
+    ModelError
+        Something else than an error of our own was raised in the context.
+    """
+    try:
+        yield
+    except UnitprobeError:
+        raise
+    except (RuntimeError, AssertionError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"{network.name} does not run on stimuli of shape {tuple(stimuli.shape)} "
+            f"(stimulus, channel, y, x): {reason}"
+        ) from error
 
 
 class Probe:
@@ -247,17 +269,10 @@ class Probe:
         responses = self._responses = {}
         with evaluating(self._module), torch.no_grad(), watcher.alone():
             try:
-                self._module(stimuli)
+                with explained(self._network, stimuli):
+                    self._module(stimuli)
             except _AllSeen:
                 pass
-            except UnitprobeError:
-                raise
-            except (RuntimeError, AssertionError, LookupError, TypeError, ValueError) as error:
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                raise ModelError(
-                    f"{self._network.name} does not run on stimuli of shape "
-                    f"{tuple(stimuli.shape)} (stimulus, channel, y, x): {reason}"
-                ) from error
             finally:
                 self._responses = None
                 self._into = _NOWHERE

@@ -296,7 +296,7 @@ def test_little_memory_recomputes_what_it_cannot_keep(pairs):
     assert not little.suffix._keeps_all
     found, expected = little.logits(little.swept, Constant())
     assert_same_answers(found, expected)
-    with pytest.raises(OptionError, match="does not hold one stimulus"):
+    with pytest.raises(OptionError, match="does not hold two stimuli"):
         Pair(NETWORKS["plain"](), memory=1000).suffix.fit(64)
 
 

@@ -196,20 +196,29 @@ def test_a_class_without_stimuli_has_no_accuracy_and_spoils_no_maximum(reused, s
     assert np.isfinite(tree["relu"]["max_class_accuracy_drop"]).all()
 
 
-@pytest.mark.parametrize("method", ["full", "suffix"])
-def test_a_last_stimulus_is_never_shown_alone_to_a_network_that_may_squeeze_it_away(
-    stimuli, method
-):
-    class Squeezing(TwoLayers):
-        def forward(self, x):
-            x = torch.relu(self.second(torch.relu(self.first(x))))
-            return self.head(nn.functional.adaptive_avg_pool2d(x, 1).squeeze()).log_softmax(1)
+class Squeezing(TwoLayers):
+    """Takes the axis of the stimuli away where there is only one."""
 
+    def forward(self, x):
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).squeeze()).log_softmax(1)
+
+
+@pytest.mark.parametrize("mode", ["mean", "weights"])
+@pytest.mark.parametrize("method", ["full", "suffix", "attribution"])
+def test_no_stimulus_is_shown_alone_to_a_network_that_may_squeeze_it_away(stimuli, method, mode):
     model = Squeezing().eval()
-    options = {"layers": "relu", "method": method, "progress": False}
+    options = {"layers": "relu", "method": method, "mode": mode, "progress": False}
     together = up.ablate(model, stimuli, batch_size=len(stimuli), **options)
-    in_parts = up.ablate(model, stimuli, batch_size=len(stimuli) - 1, **options)
-    for layer in together.children:
-        np.testing.assert_allclose(
-            in_parts[layer]["loss_increase"], together[layer]["loss_increase"], atol=1e-6
-        )
+    for batch_size in (len(stimuli) - 1, 1):
+        in_parts = up.ablate(model, stimuli, batch_size=batch_size, **options)
+        for layer in together.children:
+            np.testing.assert_allclose(
+                in_parts[layer]["loss_increase"], together[layer]["loss_increase"], atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("method", ["full", "attribution"])
+def test_a_single_stimulus_that_the_network_squeezes_away_is_refused_in_one_line(stimuli, method):
+    with pytest.raises(ModelError, match=r"does not run on stimuli of shape \(1, 3, 8, 8\)"):
+        up.ablate(Squeezing().eval(), stimuli.select([0]), layers="relu", method=method)

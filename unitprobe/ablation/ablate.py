@@ -27,11 +27,11 @@ from unitprobe.ablation.engine import intact_logits
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.replacements import Mode
 from unitprobe.ablation.result import result_tree
-from unitprobe.ablation.sweep import Method, Sweep, SweepOptions, run_sweep
+from unitprobe.ablation.sweep import Method, Sweep, SweepOptions, load_two, run_sweep
 from unitprobe.ablation.targets import Targets
-from unitprobe.batches import load_batches, prepare
+from unitprobe.batches import prepare
 from unitprobe.errors import OptionError
-from unitprobe.layers import Layer, Selection, as_input, evaluating, list_layers, select_layers
+from unitprobe.layers import Layer, Selection, evaluating, list_layers, select_layers
 from unitprobe.models import Network, describe_transform
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import check_layer_names, check_output, open_store, save_tree, writing
@@ -193,13 +193,13 @@ def ablate(
         mode, value, noise_scale, seed, batch_size, workers, method, memory, progress
     )
     with prepare(model, stimuli, batch_size=batch_size, device=device) as (network, images):
-        first, _ = next(load_batches(images, range(1), batch_size=1))
-        listed = list_layers(network, example=first)
+        two = load_two(network, images).images
+        listed = list_layers(network, example=two[:1])
         chosen = select_layers(network.module, listed, layers)
         check_layer_names(layer.name for layer in chosen)
         swept = [choose_targets(layer, units, groups, directions) for layer in chosen]
         if mode == "weights":
-            swept = targets_of_weights(network, first, swept, listed)
+            swept = targets_of_weights(network, two, swept, listed)
         if method == "attribution":
             tree = attribute(
                 network, images, chosen, swept, options, attribution_steps, check_units
@@ -292,9 +292,9 @@ def _identify(
     network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
 ) -> tuple[dict[str, str], NDArray[np.float64]]:
     """Return what the counts of a sweep depend on, and the intact logits of the first stimulus."""
-    image, _ = next(load_batches(stimuli, range(1), batch_size=1))
+    two = load_two(network, stimuli)
     with evaluating(network.module), torch.no_grad():
-        logits = intact_logits(network, as_input(network.module, image))[0].double().cpu().numpy()
+        logits = intact_logits(network, two.images)[0].double().cpu().numpy()
     contents = {
         "weights_fingerprint": network.fingerprint,
         "preprocessing": describe_transform(stimuli.transform),

@@ -17,7 +17,14 @@ from unitprobe.ablation.engine import check_logits, intact_logits, run
 from unitprobe.ablation.outcome import Answers, Outcomes, Values
 from unitprobe.ablation.replacements import Batch, Replacement, Resample, random_partners
 from unitprobe.ablation.result import labelled, root_result, shares, target_coordinate
-from unitprobe.ablation.sweep import Sweep, SweepOptions, load, make_replacement, run_sweep
+from unitprobe.ablation.sweep import (
+    Sweep,
+    SweepOptions,
+    load,
+    load_two,
+    make_replacement,
+    run_sweep,
+)
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches
 from unitprobe.errors import LayerError, ModelError, OptionError
@@ -321,9 +328,8 @@ def _without_parameters(module: nn.Module) -> Iterator[None]:
 
 def _output_of_class(network: Network, stimuli: Stimuli) -> Tensor:
     """Return the output that stands for each class, (class_name,)."""
-    image, _ = next(load_batches(stimuli, range(1), batch_size=1))
     with torch.no_grad():
-        logits = intact_logits(network, as_input(network.module, image))
+        logits = intact_logits(network, load_two(network, stimuli).images)
     return torch.from_numpy(output_indices(network, stimuli.class_names, logits.shape[1]))
 
 

@@ -12,7 +12,7 @@ import torch
 from unitprobe.ablation.engine import run
 from unitprobe.ablation.targets import Targets
 from unitprobe.errors import LayerError, OptionError
-from unitprobe.layers import Layer, as_input, evaluating
+from unitprobe.layers import Layer, evaluating
 from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
@@ -143,7 +143,7 @@ def _reaches(network: Network, source: Layer, layer: Layer, example: torch.Tenso
         # A rectified unit may hear of one sign only.
         for added in (0.0, 1000.0, -1000.0):
             shift = added
-            run(network, as_input(network.module, example), watcher)
+            run(network, example, watcher)
     return any(not torch.equal(other, seen[0]) for other in seen[1:])
 
 

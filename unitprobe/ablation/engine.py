@@ -13,7 +13,7 @@ from unitprobe.ablation.targets import Targets
 from unitprobe.errors import ModelError, ResponseError
 from unitprobe.layers import CallWatcher, Layer
 from unitprobe.models import Network
-from unitprobe.probe import watch_layers
+from unitprobe.probe import explained, watch_layers
 
 
 class Engine(Protocol):
@@ -71,9 +71,14 @@ def run(network: Network, images: Tensor, watcher: CallWatcher | None = None) ->
     """Run a network on a copy of the images: it may work in place on what it is given.
 
     No watcher but the one that is given hears of it.
+
+    Raises
+    ------
+    ModelError
+        The network does not run on them.
     """
     alone = watcher or CallWatcher(network.module, lambda *_: None)
-    with alone.alone():
+    with alone.alone(), explained(network, images):
         logits: Tensor = network.module(images.clone())
     return logits
 

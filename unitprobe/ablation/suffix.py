@@ -111,8 +111,9 @@ class SuffixEngine:
         Raises
         ------
         OptionError
-            Not even one does.
+            Not even two do.
         """
+        batch_size = max(2, batch_size)  # as `batches_in_company` has it
         held = {name: self._bytes(read) for name, read in self._read.items()}
         run = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values()) * self._workers
         everything = self._bytes(set().union(*self._read.values()))
@@ -120,10 +121,10 @@ class SuffixEngine:
         self._keeps_all = (everything + run) * batch_size <= free
         needed = everything if self._keeps_all else max(held.values())
         most = free // (needed + run)
-        if most < 1:
+        if most < 2:
             raise OptionError(
-                f"memory={self._memory / 1e6:.0f} MB does not hold one stimulus, which takes "
-                f"{(needed + run) / 1e6:.0f} MB; give more, or method='full'"
+                f"memory={self._memory / 1e6:.0f} MB does not hold two stimuli, which take "
+                f"{2 * (needed + run) / 1e6:.0f} MB; give more, or method='full'"
             )
         largest = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values())
         return int(min(batch_size, most, max(_FEWEST_STIMULI, self._run_bytes // largest)))

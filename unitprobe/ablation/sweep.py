@@ -30,7 +30,7 @@ from unitprobe.ablation.replacements import (
 )
 from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.ablation.targets import Targets
-from unitprobe.batches import load_batches, load_these_batches
+from unitprobe.batches import batches_in_company, load_batches, load_these_batches
 from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
 from unitprobe.layers import Layer, as_input, evaluating
 from unitprobe.memory import keeping_freed_memory
@@ -176,8 +176,7 @@ def choose_engine(
     passes = sum(map(len, swept)) * -(-len(stimuli) // options.batch_size)
     if options.method == "full" or (options.method == "auto" and passes < _FEW_PASSES):
         return full
-    images, labels = next(load_batches(stimuli, [0, min(1, len(stimuli) - 1)], batch_size=2))
-    two = Batch(as_input(network.module, images), labels, range(2))
+    two = load_two(network, stimuli)
     try:
         graph = capture_graph(network, [targets.layer for targets in swept], two.images)
         engine = SuffixEngine(graph, swept, options.memory)
@@ -194,15 +193,17 @@ def choose_engine(
     return engine
 
 
+def load_two(network: Network, stimuli: Stimuli) -> Batch:
+    """Return the first two stimuli, or the only one twice, on the network's device."""
+    images, labels = next(load_batches(stimuli, [0, min(1, len(stimuli) - 1)], batch_size=2))
+    return Batch(as_input(network.module, images), labels, range(2))
+
+
 def load(
     network: Network, stimuli: Stimuli, options: SweepOptions, first: int = 0
 ) -> Iterator[Batch]:
     """Yield the stimuli from `first` on in batches, on the network's device."""
-    size, count = options.batch_size, len(stimuli)
-    batches = [range(i, min(i + size, count)) for i in range(first, count, size)]
-    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-        # ``x.squeeze()`` would take the axis of a single stimulus away.
-        batches[-2:] = [range(batches[-2].start, count)]
+    batches = batches_in_company(len(stimuli), options.batch_size, first)
     for images, labels in load_these_batches(stimuli, batches, workers=options.workers):
         images = as_input(network.module, images)
         yield Batch(images, labels, range(first, first + len(images)))

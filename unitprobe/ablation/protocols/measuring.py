@@ -16,7 +16,12 @@ from unitprobe import metrics
 from unitprobe.ablation.engine import check_logits
 from unitprobe.ablation.engine import run as run_network
 from unitprobe.ablation.protocols.options import RunOptions
-from unitprobe.batches import load_batches, prepare
+from unitprobe.batches import (
+    batches_in_company,
+    load_batches,
+    load_these_batches,
+    prepare,
+)
 from unitprobe.errors import LayerError, OptionError, ResponseError
 from unitprobe.layers import (
     Layer,
@@ -125,9 +130,8 @@ def measure_units(
                 "measuring", len(images), "stimuli", enabled=run.get("progress", True)
             ) as advance,
         ):
-            for batch, labels in load_batches(
-                images, range(len(images)), batch_size=batch_size, workers=run.get("workers", 0)
-            ):
+            batches = batches_in_company(len(images), batch_size)
+            for batch, labels in load_these_batches(images, batches, workers=run.get("workers", 0)):
                 responses.clear()
                 batch = as_input(net.module, batch)
                 logits = check_logits(net, run_network(net, batch, watcher))
