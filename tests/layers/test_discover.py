@@ -4,6 +4,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from unitprobe import list_layers
@@ -278,3 +279,61 @@ def test_units_moved_to_positions_leave_the_axis_of_the_others(shuffle, size):
     network = nn.Sequential(nn.Conv2d(3, 12, 1), shuffle, nn.ReLU())
     last = list_layers(network, input_size=(3, size, size))[-1]
     assert (last.name, last.units, last.unit_axis) == ("2", 3, 1)
+
+
+class WrittenOut(nn.Module):
+    """A convolution as a product of its weight with the patches of the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, images):
+        count, _, height, width = images.shape
+        patches = functional.unfold(images, 3)
+        maps = self.conv.weight.flatten(1) @ patches + self.conv.bias[:, None]
+        return torch.tanh(maps.view(count, 5, height - 2, width - 2))
+
+
+def test_a_convolution_written_out_has_the_units_of_a_convolution():
+    network, images = WrittenOut(), torch.randn(4, 3, 6, 6)
+    torch.testing.assert_close(network(images), torch.tanh(network.conv(images)))
+    last = list_layers(network, example=images)[-1]
+    assert (last.name, last.kind, last.units, last.unit_axis) == ("tanh", "tanh", 5, 1)
+
+
+class Local(nn.Module):
+    """Each channel weighs its own neighbourhood: units split from the places of their patches."""
+
+    def forward(self, images):
+        count, channels, height, width = images.shape
+        patches = functional.unfold(images, 3, padding=1).view(count, channels, 9, height, width)
+        return torch.relu((patches * patches.softmax(2)).sum(2))
+
+
+class Transposed(nn.Module):
+    def forward(self, patches):
+        return patches.transpose(1, 2)
+
+
+@pytest.mark.parametrize("size", [1, 6])
+@pytest.mark.parametrize(
+    ("patches", "units", "unit_axis"),
+    [
+        (nn.Unfold(1), 5, 1),
+        (nn.Unfold(3, padding=1), 45, 1),
+        (nn.Sequential(nn.Unfold(3, padding=1), Transposed(), nn.Linear(45, 7)), 7, -1),
+        (Local(), 5, 1),
+    ],
+)
+def test_patches_of_a_map_hold_every_unit_at_every_place(patches, units, unit_axis, size):
+    network = nn.Sequential(nn.Conv2d(3, 5, 1), patches, nn.ReLU())
+    last = list_layers(network, input_size=(3, size, size))[-1]
+    assert (last.name, last.units, last.unit_axis) == ("2", units, unit_axis)
+
+
+def test_patches_folded_to_a_map_again_have_its_channels():
+    there, back = nn.Unfold(3, padding=1), nn.Fold((6, 6), 3, padding=1)
+    network = nn.Sequential(nn.Conv2d(3, 5, 1), there, back, nn.ReLU())
+    last = list_layers(network, input_size=(3, 6, 6))[-1]
+    assert (last.name, last.units, last.unit_axis) == ("3", 5, 1)

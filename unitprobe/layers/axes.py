@@ -143,6 +143,8 @@ class AxisFollower:
             return Axes(stimulus, Axis.new(last, result))
         if operation in _NORMS_OF_LAST and unit is None:
             return Axes(stimulus, Axis.new(last, result))
+        if operation in ("fold", "unfold") and {source.ndim, result.ndim} == {3, 4}:
+            return _patched(self._axes[source], source, result)
         if operation in _CONTRACTIONS:
             return self._influenced(function, args, kwargs, source, result)
         if operation in _PRODUCTS:
@@ -185,10 +187,13 @@ class AxisFollower:
         rows, columns = result.ndim - 2, result.ndim - 1
         if self.axes(right) is None:
             return Axis.new(columns, result)  # a weight makes units of its columns
-        # Of two activations, units remain where they are not summed over: rows of the left one
-        # or columns of the right one (the values of an attention), but not both.
         axes = (self.axes(left), self.axes(right))
         units = [None if found is None else found.unit for found in axes]
+        summed = units[1] is not None and units[1].number == right.ndim - 2
+        if self.axes(left) is None and left.ndim > 1 and summed:
+            return Axis.new(rows, result)  # or of its rows, as in a convolution by `unfold`
+        # Of two activations, units remain where they are not summed over: rows of the left one
+        # or columns of the right one (the values of an attention), but not both.
         in_rows = units[0] is not None and units[0].number == left.ndim - 2
         in_columns = units[1] is not None and units[1].number == right.ndim - 1
         if in_rows == in_columns:
@@ -249,6 +254,17 @@ class AxisFollower:
         stimuli = [_only_varying_axis(tensor) for tensor in move(axes.stimulus)]
         units = [_last_varying_axis(tensor) for tensor in move(axes.unit)]
         return [Axes(*pair) for pair in zip(stimuli, units, strict=True)]
+
+
+def _patched(axes: Axes, source: Tensor, result: Tensor) -> Axes:
+    """Return the axes of patches (stimulus, unit x place in the patch, patch), or of their map."""
+    stimulus, unit = axes
+    if unit is None or unit.number != 1 or stimulus is None or stimulus.number != 0:
+        return Axes(None, None)
+    if result.ndim == 4:
+        return Axes(stimulus, Axis.new(1, result))
+    places = result.shape[1] // source.shape[1]
+    return Axes(stimulus, Axis(1, unit.indices.repeat_interleave(places)))
 
 
 def _through_groups(
