@@ -1,4 +1,6 @@
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -472,6 +474,29 @@ class TestFingerprint:
         before = stimuli.fingerprint
         image_file(folder / "ant" / "0.png", size=(50, 50))
         assert stimuli.fingerprint != before
+
+    @pytest.mark.parametrize("size", [100, 65536, 65537, 1_000_000])
+    @pytest.mark.parametrize("place", [0, 50, -50, -1])
+    def test_changes_with_a_file_of_the_same_size(self, size, place, folder):
+        stimuli, path = load_stimuli(f"imagefolder:{folder}"), folder / "ant" / "0.png"
+        contents = bytearray(np.random.default_rng(0).bytes(size))
+        path.write_bytes(contents)
+        before = stimuli.fingerprint
+        contents[place] ^= 1
+        path.write_bytes(contents)
+        assert stimuli.fingerprint != before
+
+    def test_of_a_large_file_does_not_read_it_all(self, folder):
+        with (folder / "ant" / "0.png").open("r+b") as file:
+            file.truncate(10**13)  # a hole: no disk holds it, and no test would outlive its reading
+        assert load_stimuli(f"imagefolder:{folder}").fingerprint
+
+    def test_is_the_same_for_a_copy_elsewhere_of_another_date(self, folder, tmp_path_factory):
+        copy = tmp_path_factory.mktemp("moved") / "images"
+        shutil.copytree(folder, copy)
+        os.utime(copy / "ant" / "0.png", (0, 0))
+        copied = load_stimuli(f"imagefolder:{copy}")
+        assert copied.fingerprint == load_stimuli(f"imagefolder:{folder}").fingerprint
 
     def test_names_a_file_that_went_away(self, folder):
         stimuli = load_stimuli(f"imagefolder:{folder}")

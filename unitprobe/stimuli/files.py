@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 from unitprobe.errors import ImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+_PIECES, _PIECE = 16, 4096
 
 
 class ImageFiles:
@@ -39,9 +43,26 @@ class ImageFiles:
             raise ImageError(f"image {path} cannot be read: {problem}") from error
 
     def describe(self, index: int) -> str:
-        """Return what stands for the contents of one image."""
+        """Return what stands for the contents of one image: path, size, and a hash of a sample.
+
+        The sample is a file of up to 64 KiB as a whole, and of a larger one 16 pieces of 4 KiB,
+        evenly spread, the first and the last bytes among them.
+        """
         path = self.root / self.paths[index]
         try:
-            return f"{self.paths[index]} {path.stat().st_size}"
+            with path.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                return f"{self.paths[index]} {size} {_hash_sample(file, size)}"
         except OSError as error:
             raise ImageError(f"image {path} cannot be read: {error.strerror}") from error
+
+
+def _hash_sample(file: FileIO, size: int) -> str:
+    digest = hashlib.sha256()
+    if size <= _PIECES * _PIECE:
+        digest.update(file.read())
+    else:
+        for number in range(_PIECES):
+            file.seek((size - _PIECE) * number // (_PIECES - 1))
+            digest.update(file.read(_PIECE))
+    return digest.hexdigest()

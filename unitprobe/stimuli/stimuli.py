@@ -135,14 +135,14 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
     def fingerprint(self) -> str:
         """Hash of images, ids, labels and class names, whatever the transform.
 
-        Of a folder's images the path and the file size stand for the contents. Computed afresh at
-        each access.
+        Of a folder's images the path, the size and a hash of up to 64 KiB of each file stand for
+        the contents. Computed afresh at each access.
         """
         digest = hashlib.sha256()
         digest.update(repr([self.class_names, self.ids.tolist(), self.labels.tolist()]).encode())
         blocks = [self._places[i : i + _HASHED] for i in range(0, len(self), _HASHED)]
-        # All cores hash an array; a sequence of another kind may not bear several readers.
-        threads = None if isinstance(self._images, np.ndarray) else 1
+        # All cores hash an array, or files; another kind of sequence may not bear several readers.
+        threads = None if isinstance(self._images, np.ndarray | ImageFiles) else 1
         with ThreadPoolExecutor(threads) as pool:
             for part in pool.map(self._digest, blocks):
                 digest.update(part)
