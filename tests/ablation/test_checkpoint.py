@@ -19,6 +19,7 @@ import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
 from unitprobe.ablation.engine import FullEngine
 from unitprobe.ablation.protocols import morcos_protocol
+from unitprobe.ablation.protocols.across import accuracy_without
 from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.cli.commands import app
 from unitprobe.errors import (
@@ -183,6 +184,38 @@ def test_an_interrupted_protocol_ends_with_the_same_numbers(
     assert morcos(stimuli, keep=tmp_path / "kept").identical(whole)
     # Four sweeps of four batches; of each that was begun, the last batch is looked at again.
     assert len(begun) == 16 - count + -(-count // 4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_interrupted_across_layers_it_ends_with_the_same_numbers(count, stimuli, tmp_path):
+    class Images(torch.nn.Identity):
+        """Breaks off after so many passes."""
+
+        left = 10**6
+
+        def forward(self, x):
+            Images.left -= 1
+            if Images.left < 0:
+                raise InterruptedTestError
+            return x
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Flatten(), torch.nn.Linear(192, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4)]
+    model = torch.nn.Sequential(Images(), *layers).eval()
+    options = {"mode": "noise", "seed": 0, "run": {"batch_size": 8, "progress": False}}
+    sets = [[0, 1], [4], [2, 3, 4], []]
+    whole = accuracy_without(model, stimuli, {"3": 5}, sets, **options)
+    options["run"]["keep"] = tmp_path
+    # Two passes to list the layers and to identify the sweep, one a batch to measure the units,
+    # then the intact network and four sets for each of four batches.
+    Images.left = 2 + 4 + 5 * count + 2
+    with pytest.raises(InterruptedTestError):
+        accuracy_without(model, stimuli, {"3": 5}, sets, **options)
+    Images.left = 10**6
+    again = accuracy_without(model, stimuli, {"3": 5}, sets, **options)
+    assert again[0] == whole[0]
+    assert again[1].tolist() == whole[1].tolist()
+    assert 10**6 - Images.left <= 2 + 4 + 5 * (4 - count)
 
 
 def test_sweeps_of_one_folder_do_not_mix(stimuli, tmp_path):

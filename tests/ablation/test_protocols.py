@@ -38,14 +38,14 @@ class TwoLayers(nn.Module):
         x = self.relu1(self.first(x.flatten(1)))
         return self.head(self.relu2(self.second(x)))
 
-    def masked(self, x, first=(), second=(), value=0.0):
+    def masked(self, x, first=(), second=(), value=0.0, second_value=0.0):
         """The same with some units at a value, written out."""
         hidden = torch.relu(self.first(x.flatten(1)))
         for unit in first:
             hidden[:, unit] = value if np.isscalar(value) else value[unit]
         hidden = torch.relu(self.second(hidden))
         for unit in second:
-            hidden[:, unit] = value if np.isscalar(value) else value[unit]
+            hidden[:, unit] = second_value if np.isscalar(second_value) else second_value[unit]
         return self.head(hidden)
 
 
@@ -228,6 +228,49 @@ class TestMorcos:
         assert float(morcos["relu1"]["noise_accuracy"][0]) == pytest.approx(
             float(morcos["accuracy"])
         )
+
+    def test_across_layers_the_units_of_all_are_ablated_together(self, model, many, tmp_path):
+        tree = morcos_protocol(
+            model,
+            many,
+            across_layers=True,
+            n_orders=6,
+            n_points=3,
+            noise_scales=(),
+            resamples=20,
+            batch_size=50,
+            keep=tmp_path,
+        )
+        means = [layer.mean(0).tolist() for layer in responses(model, many)]
+        selectivity = np.concatenate(
+            [tree[layer]["class_selectivity"].values for layer in ("relu1", "relu2")]
+        )
+        order = np.argsort(-np.nan_to_num(selectivity, nan=-1), kind="stable")
+        points = [0, 4, 7, 11]
+        assert tree["network_removed"].values.tolist() == points
+        for clamp, values in (("zero", (0.0, 0.0)), ("mean", means)):
+            one = tree.to_dataset().isel(clamp=tree["clamp"].values.tolist().index(clamp))
+            for name, units in (("first", order), ("last", order[::-1])):
+                expected = [
+                    accuracy(
+                        model,
+                        many,
+                        first=[unit for unit in units[:count] if unit < 6],
+                        second=[unit - 6 for unit in units[:count] if unit >= 6],
+                        value=values[0],
+                        second_value=values[1],
+                    )
+                    for count in points
+                ]
+                found = one[f"network_selective_{name}_accuracy"]
+                np.testing.assert_allclose(found, expected)
+                area = trapezoid(expected, np.array(points) / 11)
+                assert float(one[f"network_selective_{name}_auc"]) == pytest.approx(area)
+        assert tree["network_random_accuracy"].dims == ("clamp", "order", "network_point")
+        assert tree["network_random_accuracy"].shape == (2, 6, 4)
+        assert len(np.unique(tree["network_random_accuracy"][0, :, 1])) > 1
+        table = up.ablation.protocols.summarize_protocol(tree)
+        assert table["layer"].tolist() == [*["relu1"] * 2, *["relu2"] * 2, *["all together"] * 2]
 
     def test_single_units_found_before_spare_their_ablation(self, morcos, zhou, model, many):
         again = morcos_protocol(

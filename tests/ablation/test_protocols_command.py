@@ -42,7 +42,9 @@ def trees(digits):
     model = network()
     return {
         "zhou": zhou_protocol(model, digits, n_directions=3, resamples=20),
-        "morcos": morcos_protocol(model, digits, n_orders=3, n_points=3, resamples=20),
+        "morcos": morcos_protocol(
+            model, digits, n_orders=3, n_points=3, resamples=20, across_layers=True
+        ),
         "bau": bau_protocol(model, digits, n_random=2),
         "ranadive": ranadive_protocol({0: model, 1: network(1)}, digits, n_random=2),
     }
@@ -72,7 +74,7 @@ class TestCommand:
         ("words", "rows"),
         [
             (["zhou", "--directions", "2", "--resamples", "10", "--null", "5"], 8),
-            (["morcos", "--orders", "2", "--points", "2", "--mode", "mean"], 1),
+            (["morcos", "--orders", "2", "--points", "2", "--mode", "mean", "--across-layers"], 2),
             (["bau", "--random-sets", "2", "--sizes", "1,2", "--class", "3"], 1),
         ],
     )
@@ -120,7 +122,7 @@ class TestCommand:
 class TestTablesAndFigures:
     def test_each_protocol_has_a_table(self, trees):
         rows = {name: len(summarize_protocol(tree)) for name, tree in trees.items()}
-        assert rows == {"zhou": 8, "morcos": 2, "bau": 1, "ranadive": 2}
+        assert rows == {"zhou": 8, "morcos": 4, "bau": 1, "ranadive": 2}
         with pytest.raises(StoreError, match="protocol None"):
             summarize_protocol(xr.DataTree())
 
@@ -143,6 +145,11 @@ class TestTablesAndFigures:
         ax = plot_morcos(trees["morcos"]).axes[0]
         line = next(each for each in ax.lines if each.get_label() == "most selective first")
         expected = 100 * trees["morcos"]["2"]["selective_first_accuracy"].values[0]
+        np.testing.assert_allclose(line.get_ydata(), expected)
+        ax = plot_morcos(trees["morcos"]).axes[1]
+        assert ax.get_title(loc="left") == "all layers together"
+        line = next(each for each in ax.lines if each.get_label() == "most selective first")
+        expected = 100 * trees["morcos"]["network_selective_first_accuracy"].values[0]
         np.testing.assert_allclose(line.get_ydata(), expected)
 
     def test_a_layer_that_is_not_there_is_refused(self, trees):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from torch import nn
 
 from unitprobe.ablation.attribution import attribute
-from unitprobe.ablation.checkpoint import Checkpoint, describe_targets
+from unitprobe.ablation.checkpoint import Checkpoint
 from unitprobe.ablation.choice import (
     Directions,
     Groups,
@@ -23,18 +19,18 @@ from unitprobe.ablation.choice import (
     choose_targets,
     targets_of_weights,
 )
-from unitprobe.ablation.engine import intact_logits
+from unitprobe.ablation.identity import identify_sweep, kept_in
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.replacements import Mode
 from unitprobe.ablation.result import result_tree
-from unitprobe.ablation.sweep import Method, Sweep, SweepOptions, load_two, run_sweep
+from unitprobe.ablation.sweep import Method, SweepOptions, load_two, run_sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import prepare
 from unitprobe.errors import OptionError
-from unitprobe.layers import Layer, Selection, evaluating, list_layers, select_layers
-from unitprobe.models import Network, describe_transform
+from unitprobe.layers import Layer, Selection, list_layers, select_layers
+from unitprobe.models import Network
 from unitprobe.stimuli import Stimuli
-from unitprobe.store import check_layer_names, check_output, open_store, save_tree, writing
+from unitprobe.store import check_layer_names, check_output, open_store, save_tree
 
 
 def ablate(
@@ -207,10 +203,8 @@ def ablate(
             if target is not None:
                 save_tree(tree, target, overwrite=overwrite)
         elif target is None:
-            if keep is None:
-                sweep = run_sweep(network, images, swept, options)
-            else:
-                sweep = _sweep_and_keep(network, images, swept, options, Path(keep))
+            with kept_in(keep, network, images, swept, options) as checkpoint:
+                sweep = run_sweep(network, images, swept, options, checkpoint)
             tree = result_tree(network, images, chosen, swept, sweep, options, null)
         else:
             tree = _sweep_into_file(
@@ -256,7 +250,7 @@ def _sweep_into_file(
     logit_changes: bool,
 ) -> xr.DataTree:
     """Sweep, keep the counts on the way, and save the result; return what is saved."""
-    contents, logits = _identify(network, stimuli, swept, options)
+    contents, logits = identify_sweep(network, stimuli, swept, options)
     contents["logit_changes"] = str(logit_changes)
     with Checkpoint(path, contents, logits, resume=resume) as checkpoint:
         changes = None
@@ -270,43 +264,3 @@ def _sweep_into_file(
             changes.save(tree, stimuli, path)
         checkpoint.remove()
     return tree
-
-
-def _sweep_and_keep(
-    network: Network,
-    stimuli: Stimuli,
-    swept: Sequence[Targets],
-    options: SweepOptions,
-    folder: Path,
-) -> Sweep:
-    """Sweep, and keep the counts in a folder under a name of what they depend on."""
-    contents, logits = _identify(network, stimuli, swept, options)
-    name = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoint(folder / f"sweep-{name}", contents, logits, resume=True) as checkpoint:
-        return run_sweep(network, stimuli, swept, options, checkpoint)
-
-
-def _identify(
-    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
-) -> tuple[dict[str, str], NDArray[np.float64]]:
-    """Return what the counts of a sweep depend on, and the intact logits of the first stimulus."""
-    two = load_two(network, stimuli)
-    with evaluating(network.module), torch.no_grad():
-        logits = intact_logits(network, two.images)[0].double().cpu().numpy()
-    contents = {
-        "weights_fingerprint": network.fingerprint,
-        "preprocessing": describe_transform(stimuli.transform),
-        "stimuli_fingerprint": stimuli.fingerprint,
-        "layers": ", ".join(targets.layer.name for targets in swept),
-        "targets": describe_targets(swept),
-        "mode": options.mode,
-        "value": str(options.value),
-        "noise_scale": str(options.noise_scale),
-        "seed": str(options.seed),
-        "method": options.method,
-        "batch_size": str(options.batch_size),
-        "memory": str(options.memory),
-    }
-    return contents, logits

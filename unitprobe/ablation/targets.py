@@ -86,8 +86,7 @@ class Targets:
         if self.directions is None:
             replaced = activation.clone()
             moved = replaced.movedim(self.layer.unit_axis, 1)
-            for place, coordinate in enumerate(group):
-                moved[:, coordinate] = values[:, min(place, values.shape[1] - 1)]
+            moved[:, list(group)] = values.to(activation.dtype)
             return replaced
         directions = self._directions(activation, group)
         change = values - self.coordinates(activation, group)

@@ -46,6 +46,7 @@ _PROTOCOLS = {
         "noise-scale": "noise_scales",
         "orders": "n_orders",
         "points": "n_points",
+        "across-layers": "across_layers",
         "resamples": "resamples",
         "signed": "signed",
     },
@@ -117,6 +118,10 @@ def ablate(
     ] = None,
     orders: Annotated[int | None, typer.Option(help="morcos: random orders of each layer.")] = None,
     points: Annotated[int | None, typer.Option(help="morcos: points of each curve.")] = None,
+    across_layers: Annotated[
+        bool | None,
+        typer.Option("--across-layers", help="morcos: also the units of all layers together."),
+    ] = None,
     resamples: Annotated[
         int | None, typer.Option(help="zhou, morcos: for intervals and p-values.")
     ] = None,
@@ -168,6 +173,7 @@ def ablate(
         "directions": directions,
         "orders": orders,
         "points": points,
+        "across-layers": across_layers,
         "resamples": resamples,
         "random-sets": random_sets,
         "sizes": None if sizes is None else parse_numbers("--sizes", sizes),

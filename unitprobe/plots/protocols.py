@@ -113,7 +113,8 @@ def plot_morcos(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figur
     Returns
     -------
     Figure
-        A column for each layer, a row for each clamp: random orders (grey; thick, their mean),
+        A column for each layer, and one for all together if these were ablated, a row for each
+        clamp: random orders (grey; thick, their mean),
         most selective first, least selective first.
 
     Raises
@@ -122,13 +123,15 @@ def plot_morcos(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figur
         The tree is not of this protocol, or has no such layer.
     """
     root = _root(tree, "morcos")
-    chosen = _chosen(tree, layers, 4)
+    shown = {plain_label(layer): tree[layer].to_dataset() for layer in _chosen(tree, layers, 4)}
+    if "network_random_auc" in root:
+        shown["all layers together"] = _of_network(root)
     clamps = [str(clamp) for clamp in root["clamp"].values]
-    figure, axes = _grid(len(clamps), len(chosen))
+    figure, axes = _grid(len(clamps), len(shown))
     for row, clamp in enumerate(clamps):
-        for column, layer in enumerate(chosen):
+        for column, (title, found) in enumerate(shown.items()):
             ax = axes[row, column]
-            node = tree[layer].to_dataset().isel(clamp=row)
+            node = found.isel(clamp=row)
             x = 100 * node["fraction"].values
             random = 100 * node["random_accuracy"].values
             ax.plot(x, random.T, color=GREY, lw=0.5, alpha=0.4)
@@ -139,13 +142,21 @@ def plot_morcos(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figur
             ):
                 ax.plot(x, 100 * node[f"{name}_accuracy"], color=colour, lw=1.4, label=label)
             if row == 0:
-                ax.set_title(plain_label(layer), fontsize=8, loc="left")
+                ax.set_title(title, fontsize=8, loc="left")
             if row == len(clamps) - 1:
                 ax.set_xlabel("units ablated (%)", fontsize=8)
         axes[row, 0].set_ylabel(f"accuracy (%), clamped to {clamp}", fontsize=8)
     _below(figure, axes[0, 0])
     head(figure, _counts(tree))
     return figure
+
+
+def _of_network(root: xr.Dataset) -> xr.Dataset:
+    """Return the curves of all layers together, named as those of a layer."""
+    names = ["fraction", "random_accuracy", "selective_first_accuracy", "selective_last_accuracy"]
+    return root[[f"network_{name}" for name in names]].rename(
+        {f"network_{name}": name for name in names} | {"network_point": "point"}
+    )
 
 
 def plot_bau(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figure:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unitprobe.ablation.ablate import ablate
+from unitprobe.ablation.protocols.across import accuracy_without
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.correlating import correlate
 from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
@@ -39,6 +40,7 @@ def morcos_protocol(
     n_orders: int = 40,
     n_points: int = 10,
     noise_scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0),
+    across_layers: bool = False,
     resamples: int = 1000,
     singles: xr.DataTree | None = None,
     signed: SignPolicy = "refuse",
@@ -50,7 +52,7 @@ def morcos_protocol(
     Parameters
     ----------
     model, stimuli, layers
-        As `unitprobe.ablate`. One layer is ablated at a time.
+        As `unitprobe.ablate`.
     clamps : sequence of mode
         What takes the place of ablated units, ``"zero"`` and ``"mean"`` in the paper.
     n_orders : int
@@ -61,6 +63,9 @@ def morcos_protocol(
     noise_scales : sequence of float
         Gaussian noise is added to all units of a layer, of these standard deviations over each
         unit's own; empty for none.
+    across_layers : bool
+        Beside one layer at a time, also ablate the units of all chosen layers together, in orders
+        that run through all of them. The whole network runs for every point of every order.
     resamples : int
         Of units for each interval, and permutations for each p-value.
     singles : DataTree, optional
@@ -91,6 +96,10 @@ def morcos_protocol(
         (layer, damage, predictor) of the accuracy drop of single units with class selectivity and
         activity and ``pooled_correlation``, as in `zhou_protocol`.
 
+        With `across_layers`, at the root and with ``network_`` before their names, what there is
+        of a layer: ``network_removed`` and ``network_fraction`` (network_point), of the units of
+        all layers, the accuracies over network_point, and areas, percentiles and p (clamp).
+
     Raises
     ------
     OptionError
@@ -103,9 +112,10 @@ def morcos_protocol(
     Notes
     -----
     After "On the importance of single directions for generalization" (ICLR 2018,
-    arXiv:1803.06959), sections 2.2 and 3, which also ablates across layers; here it is layer by
-    layer. p = min(1, 2 (1 + m) / (1 + n_orders)) with m the random orders whose area is at least,
-    or at most, that of the order by selectivity, whichever are fewer.
+    arXiv:1803.06959), sections 2.2 and 3. A clamp to the mean is to that of the intact network,
+    also where earlier layers are ablated too; noise is added to what then reaches the layer.
+    p = min(1, 2 (1 + m) / (1 + n_orders)) with m the random orders whose area is at least, or at
+    most, that of the order by selectivity, whichever are fewer.
 
     Examples
     --------
@@ -170,6 +180,20 @@ def morcos_protocol(
     root = root.assign_coords(clamp=np.asarray(clamps, dtype=object))
     if noise_scales:
         root = root.assign_coords(noise_scale=np.asarray(noise_scales, dtype=np.float64))
+    if across_layers:
+        selectivity = {name: node["class_selectivity"].values for name, node in nodes.items()}
+        units = np.concatenate(list(selectivity.values()))
+        rows = orders_of(units, n_orders, seed + len(nodes))
+        points = removal_points(len(units), n_points)
+        sizes = {name: len(values) for name, values in selectivity.items()}
+        found = [
+            accuracy_without(
+                model, stimuli, sizes, _groups(rows, points), mode=clamp, seed=seed, run=run
+            )
+            for clamp in clamps
+        ]
+        together = [_curves(float(intact), intact - rest, len(rows)) for intact, rest in found]
+        root = root.merge(_of_network(_node(np.stack(together), points, [], 0)))
     intact = xr.DataTree(singles.to_dataset()[_INTACT].assign_attrs(singles.attrs))
     return assemble(
         intact, root, nodes, "morcos", n_orders=n_orders, resamples=resamples, seed=seed
@@ -340,3 +364,11 @@ def _areas(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
         found[f"{name}_auc_p"] = (("layer", "clamp"), tests[:, :, 1])
         found[f"{name}_auc_q"] = (("layer", "clamp"), false_discovery_rate(tests[:, :, 1]))
     return found
+
+
+def _of_network(node: xr.Dataset) -> xr.Dataset:
+    """Return the curves of a whole network and their areas, named as such."""
+    areas = _areas({"network": node}).isel(layer=0, drop=True)
+    areas = areas.drop_vars([name for name in areas if str(name).endswith("_q")])
+    found = node.merge(areas).rename_dims(point="network_point")
+    return found.rename({name: f"network_{name}" for name in found.data_vars})

@@ -24,7 +24,8 @@ def summarize_protocol(tree: xr.DataTree) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Of Zhou et al., a row for each damage and predictor, correlations with ranks within layers;
-        of Morcos et al., a row for each layer and clamp; of Bau et al., a row for each layer, at
+        of Morcos et al., a row for each layer and clamp, and for all layers together if these were
+        ablated; of Bau et al., a row for each layer, at
         20 units or the most that it has a value for; of Ranadive et al., a row for each
         checkpoint, means over layers.
 
@@ -67,7 +68,12 @@ def _morcos(root: xr.Dataset) -> pd.DataFrame:
         "selective_first_auc_p": "p",
         "selective_first_auc_q": "q",
     }
-    return _table(root, columns)
+    table = _table(root, columns)
+    if "network_random_auc" not in root:
+        return table
+    whole = root.assign(network_random_auc_mean=root["network_random_auc"].mean("order"))
+    together = {f"network_{name}": word for name, word in columns.items() if word != "q"}
+    return pd.concat([table, _table(whole, together).assign(layer="all together")])
 
 
 def _bau(root: xr.Dataset) -> pd.DataFrame:
