@@ -60,9 +60,9 @@ def compile_loop(function: Callable[Parameters, None]) -> Callable[Parameters, N
     >>> values
     array([0., 2., 4., 6.])
     """
-    numba = _import_numba()
-    if numba is None or numba.config.DISABLE_JIT:
+    if not compiles():
         return None
+    numba = _import_numba()
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract"})
     unkept: Callable[Parameters, None] = compiler()(function)
     try:
@@ -78,6 +78,12 @@ def compile_loop(function: Callable[Parameters, None]) -> Callable[Parameters, N
             unkept(*args, **kwargs)
 
     return loop
+
+
+def compiles() -> bool:
+    """Tell whether loops are compiled here: numba works, and is not switched off."""
+    numba = _import_numba()
+    return numba is not None and not numba.config.DISABLE_JIT
 
 
 @functools.cache

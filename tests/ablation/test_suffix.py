@@ -46,9 +46,9 @@ class Shortcuts(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 5, 3, 3)
         self.convs = nn.ModuleList(nn.Conv2d(32, 32, 3, 1, 1, bias=n > 2) for n in range(8))
-        self.down = nn.Conv2d(32, 40, 1, 2, 1)
-        self.late = nn.ModuleList(nn.Conv2d(40, 40, 3, 1, 1) for _ in range(2))
-        self.head = nn.Linear(40, 4)
+        self.down = nn.Conv2d(32, 48, 1, 2, 1)
+        self.late = nn.ModuleList(nn.Conv2d(48, 48, 3, 1, 1) for _ in range(2))
+        self.head = nn.Linear(48, 4)
 
     def forward(self, x):
         relu = nn.functional.relu

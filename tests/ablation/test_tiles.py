@@ -10,7 +10,7 @@ from unitprobe.ablation.tiles import TiledConvolution
 pytest.importorskip("numba")
 
 
-def make(shape, stimuli=3, variants=4, units=(5, 6)):
+def make(shape, stimuli=3, variants=4, units=(16, 32)):
     """Return a weight, and intact and varied maps."""
     generator = torch.Generator().manual_seed(0)
     into, out = units
@@ -56,14 +56,13 @@ def test_adds_a_shortcut_and_applies_a_relu(added, relu):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
 
 
-def test_blocks_change_nothing_but_rounding(monkeypatch):
+def test_tiles_taken_at_a_time_change_nothing(monkeypatch):
     weight, intact, maps = make((8, 8), stimuli=5, variants=4)
     base = convolve(intact, weight).float()
     whole = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
-    monkeypatch.setattr(tiles, "_FEWEST_TILES", 12)
-    monkeypatch.setattr(tiles, "_BLOCK_BYTES", 1)
-    in_threes = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
-    torch.testing.assert_close(in_threes, whole, rtol=0, atol=1e-5)
+    monkeypatch.setattr(tiles, "_TILES", 6)
+    in_sixes = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
+    assert torch.equal(in_sixes, whole)
 
 
 def test_what_did_not_change_stays_exactly_as_it_was():
@@ -88,10 +87,24 @@ def test_suits_only_where_it_pays(monkeypatch):
 
     assert suits((32, 32, 3, 3), 8, 8)
     assert suits((64, 64, 3, 3), 7, 7)
+    assert suits((16, 16, 3, 3), 32, 32)
     assert not suits((64, 64, 3, 3), 5, 5), "mostly padding"
     assert not suits((64, 64, 3, 3), 4, 4), "a small map"
     assert not suits((64, 64, 5, 5), 8, 8), "another kernel"
-    assert not suits((16, 64, 3, 3), 8, 8), "few units"
+    assert not suits((16, 3, 3, 3), 8, 8), "few units"
+    assert not suits((24, 64, 3, 3), 8, 8), "units that fill no vector"
     assert not suits((64, 64, 3, 3), 8, 8, torch.float64), "another type"
-    monkeypatch.setattr(tiles, "compile_loop", lambda _: None)
+    monkeypatch.setattr(tiles, "_loop", lambda: None)
     assert not suits((64, 64, 3, 3), 8, 8), "no compiler"
+
+
+def test_numbers_that_are_not_finite_stay_in_their_map():
+    weight, intact, maps = make((8, 8))
+    base = convolve(intact, weight).float()
+    stimulus_of = stimuli_of(maps, intact)
+    expected = TiledConvolution(weight)(maps, intact, base, stimulus_of)
+    maps[4, 2, 3, 3] = torch.nan
+    found = TiledConvolution(weight)(maps, intact, base, stimulus_of, relu=True)
+    assert found[4, :, 3, 3].isnan().all()
+    others = torch.arange(len(maps)) != 4
+    assert torch.equal(found[others], expected[others].relu())
