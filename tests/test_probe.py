@@ -439,8 +439,23 @@ def test_responses_that_are_no_matter_of_their_stimulus_alone_are_warned_of(netw
         probe(torch.randn(4, 3, 5, 5))
 
 
-def test_nothing_is_doubted_in_a_network_that_knows_its_mode():
-    network = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.InstanceNorm2d(3))
+class StandardizedWeights(nn.Conv2d):
+    """A convolution whose weights are normalized by PyTorch's batch norm, as timm has them."""
+
+    def forward(self, images):
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        rows = nn.functional.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return nn.functional.conv2d(images, rows.reshape_as(self.weight))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.InstanceNorm2d(3)),
+        nn.Sequential(StandardizedWeights(3, 4, 3), nn.ReLU()),
+    ],
+)
+def test_nothing_is_doubted_in_a_network_that_knows_its_mode(network):
     with Probe(network.train()) as probe, warnings.catch_warnings():
         warnings.simplefilter("error")
         probe(torch.randn(4, 3, 5, 5))

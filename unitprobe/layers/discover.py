@@ -286,6 +286,9 @@ class _Listing:
         place, name, default, doubt = _DOUBTS.get(call.operation or "", (0, "", False, ""))
         if not doubt or not (args[place] if len(args) > place else kwargs.get(name, default)):
             return
+        normalized = next(tensors_in((args, kwargs)))
+        if call.operation == "batch_norm" and self.axes.axes(normalized) is None:
+            return  # weights that are standardized, as in ``timm.layers.StdConv2d``
         where = self.watcher.leaf or call.owner or "its forward method"
         doubt = f"{doubt} ({call.operation} in {where}), though it is in evaluation mode"
         if doubt not in self.doubts:
