@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,6 +107,52 @@ def test_as_many_threads_run_as_torch_may_use_and_torch_has_one_in_each(threads)
         torch.set_num_threads(before)
     assert len({thread for thread, _ in seen}) == threads
     assert {count for _, count in seen} == {1}
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_a_new_thread(function):
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result(timeout=30)
+
+
+def test_threads_within_a_thread_are_one(three_threads):
+    seen = []
+
+    def task(part):
+        compiled.run_in_threads(lambda _: seen.append(threading.get_ident()), range(5))
+        seen.append(torch.get_num_threads())
+
+    compiled.run_in_threads(task, range(1))
+    assert len(set(seen[:5])) == 1
+    assert seen[5] == 1
+    assert torch.get_num_threads() == in_a_new_thread(torch.get_num_threads) == 3
+
+
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_torch_has_its_threads_again_whichever_of_two_pools_ends_first(
+    first_ends_first, three_threads
+):
+    def use_a_second(first):
+        with compiled.single_threads() as second:
+            together = threading.Barrier(3, timeout=30)
+            list(second.map(lambda _: together.wait(), range(3)))
+            if first_ends_first:
+                first.close()
+        first.close()
+        return torch.get_num_threads()
+
+    with contextlib.ExitStack() as first:
+        pool = first.enter_context(compiled.single_threads())
+        pool.submit(torch.get_num_threads).result()
+        assert in_a_new_thread(lambda: use_a_second(first)) == 3
+    assert torch.get_num_threads() == in_a_new_thread(torch.get_num_threads) == 3
 
 
 def test_importing_unitprobe_imports_no_numba():

@@ -47,16 +47,23 @@ print(*(round(size / 2**20) for size in (first, kept, inside, after)))
 """
 
 
-def sizes(**variables):
+# The same, with a context that begins and ends inside.
+NESTED = SCRIPT.replace(
+    "    kept = taken()", "    with keeping_freed_memory():\n        pass\n    kept = taken()"
+)
+
+
+def sizes(script=SCRIPT, **variables):
     names = [n for n in os.environ if not n.startswith(("MALLOC_", "GLIBC_TUNABLES"))]
     environment = {name: os.environ[name] for name in names} | variables
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return map(int, done.stdout.split())
 
 
-def test_memory_that_was_freed_serves_again_and_is_given_back_at_the_end():
-    ordinary, kept, inside, after = sizes()
+@pytest.mark.parametrize("script", [SCRIPT, NESTED])
+def test_memory_that_was_freed_serves_again_and_is_given_back_at_the_end(script):
+    ordinary, kept, inside, after = sizes(script)
     assert ordinary > 500
     assert kept < ordinary / 2
     assert inside > 60

@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from unitprobe.errors import UnitprobeWarning
 
 Parameters = ParamSpec("Parameters")
 Part = TypeVar("Part")
+
+_lock = threading.Lock()
+#: Of each pool that is open, how many threads torch may use without it.
+_open: list[int] = []
+_this_thread = threading.local()
 
 
 @functools.cache
@@ -125,13 +132,53 @@ def run_in_threads(task: Callable[[Part], None], parts: Iterable[Part]) -> None:
     >>> sorted(squares.items())
     [(0, 0), (1, 1), (2, 4)]
     """
+    with single_threads() as pool:
+        for _ in pool.map(task, parts):
+            pass
+
+
+@contextmanager
+def single_threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads in each of which an operation of torch has one thread.
+
+    Afterwards torch may use as many as before, also where several threads have such a pool at a
+    time. A pool within a thread of another has one thread.
+
+    Parameters
+    ----------
+    count : int, optional
+        How many; as many as torch may use if None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with single_threads(2) as pool:
+    ...     list(pool.map(lambda part: part * torch.get_num_threads(), range(3)))
+    [0, 1, 2]
+    """
     import torch
 
-    threads = torch.get_num_threads()
+    own = torch.get_num_threads()
+    with _lock:
+        # Each thread has a number of its own; a new one has that which was set last anywhere, so
+        # beside a pool it may be 1 by mistake.
+        threads = _open[0] if _open and own == 1 and not _is_single() else own
+        _open.append(threads)
     try:
-        # Each thread has a number of its own; a new one has that which was set last anywhere.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(task, parts):
-                pass
+        with ThreadPoolExecutor(count or threads, initializer=_become_single) as pool:
+            yield pool
     finally:
-        torch.set_num_threads(threads)
+        with _lock:
+            _open.remove(threads)
+            torch.set_num_threads(threads)
+
+
+def _become_single() -> None:
+    import torch
+
+    _this_thread.is_single = True
+    torch.set_num_threads(1)
+
+
+def _is_single() -> bool:
+    return getattr(_this_thread, "is_single", False)

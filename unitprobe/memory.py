@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MOST = 2**31 - 1
 # Where its own thresholds end in a process that frees large tensors, and its count of mappings.
 _OWN = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
+
+_lock = threading.Lock()
+#: The C library, once for each context that is open.
+_open: list[ctypes.CDLL] = []
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def keeping_freed_memory() -> Iterator[None]:
     Only glibc can be told, by ``mallopt``, for the whole process. It does not say what it was told
     before: afterwards its thresholds are those that it comes to by itself where large tensors are
     freed. Whoever has set them in the environment (``MALLOC_...``, ``GLIBC_TUNABLES``) is left
-    alone.
+    alone. Contexts may lie within each other, or in several threads: the last to end gives it back.
 
     Examples
     --------
@@ -41,11 +46,16 @@ def keeping_freed_memory() -> Iterator[None]:
         yield
         return
     library = ctypes.CDLL(None)
-    library.mallopt(_MMAP_MAX, 0)
-    library.mallopt(_TRIM_THRESHOLD, _MOST)
+    with _lock:
+        _open.append(library)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, _MOST)
     try:
         yield
     finally:
-        for option, value in _OWN.items():
-            library.mallopt(option, value)
-        library.malloc_trim(ctypes.c_size_t(0))
+        with _lock:
+            _open.pop()
+            if not _open:
+                for option, value in _OWN.items():
+                    library.mallopt(option, value)
+                library.malloc_trim(ctypes.c_size_t(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from unitprobe.ablation.replacements import Batch, Replacement
 from unitprobe.ablation.rows import Rows
 from unitprobe.ablation.targets import Targets
 from unitprobe.ablation.variants import Suffix, VariantRun, quick_convolutions
+from unitprobe.compiled import single_threads
 from unitprobe.errors import ModelError, OptionError
 
 #: Computes the logits (target, stimulus, output) of some targets.
@@ -272,19 +273,15 @@ def _run_in_order(jobs: Iterable[Job], workers: int) -> Iterator[Tensor]:
         for job in jobs:
             yield job()
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     waiting: deque[Future[Tensor]] = deque()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
+    with single_threads(workers) as pool:
+        torch.set_num_threads(1)
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) > workers:
                 yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(before)
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _another(targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch) -> Tensor:
