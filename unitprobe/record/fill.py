@@ -163,10 +163,11 @@ class Recorder:
         blocks = [Block(self._recording, self._see.device) for _ in range(min(2, len(spans)))]
         written: list[Future[None]] = []
         total = sum(stop - start for start, stop in spans)
+        title = self._run.title("recording")
         with (
             keeping_freed_memory(),
             ThreadPoolExecutor(1, thread_name_prefix="shards") as writer,
-            progress_bar("recording", total, "stimuli", enabled=progress) as advance,
+            progress_bar(title, total, "stimuli", enabled=progress) as advance,
         ):
             batches = self._load(spans)
             for number, span in enumerate(spans):

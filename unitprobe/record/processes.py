@@ -38,6 +38,16 @@ class Processes:
         """Whether this is the process that begins and finishes the file."""
         return self.rank == 0
 
+    def title(self, what: str) -> str:
+        """Return what this process does, and which of several it is.
+
+        Examples
+        --------
+        >>> Processes(0, 1, None).title("recording"), Processes(0, 2, None).title("recording")
+        ('recording', 'recording, process 0 of 2')
+        """
+        return what if self.world == 1 else f"{what}, process {self.rank} of {self.world}"
+
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return the contiguous part of some items that is this process's."""
         count = len(items)
