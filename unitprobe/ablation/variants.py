@@ -204,7 +204,7 @@ class VariantRun:
         if reader is not None and reader.target is aten.add.Tensor and not reader.kwargs:
             other = next((one for one in reader.args if one is not node), None)
             given = values.get(other)
-            if isinstance(given, Tensor) and _are_alike(reader, node, other):
+            if isinstance(given, Tensor) and self._are_alike(reader, node, other):
                 last, shortcut = reader, given
         reader = _only_reader(last)
         relu = reader is not None and reader.target is aten.relu.default
@@ -221,9 +221,7 @@ class VariantRun:
         left, right = node.args[:2]
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
             return None
-        same = {self._graph.batched.get(left), self._graph.batched.get(right)}
-        place = same.pop()
-        if same or place is None or place.axis != 0 or not _are_alike(node, left, right):
+        if not self._are_alike(node, left, right):
             return None
         orders = [(left, right)]
         if node.target is not aten.sub.Tensor:
@@ -245,16 +243,18 @@ class VariantRun:
             self._rows.add_change(combined, other)
         return combined
 
+    def _are_alike(self, *nodes: Node) -> bool:
+        """Tell whether activations have the stimuli first, and are of one shape and type."""
+        first, *others = (self._graph.batched.get(node) for node in nodes)
+        if first is None or first.axis != 0 or any(other != first for other in others):
+            return False
+        # Not the number of stimuli, which is a symbol: what is asked of symbols is slow.
+        kinds = {(node.meta["val"].shape[1:], node.meta["val"].dtype) for node in nodes}
+        return len(kinds) == 1
+
 
 def _only_reader(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _are_alike(*nodes: Node) -> bool:
-    values = [node.meta["val"] for node in nodes]
-    return all(
-        value.shape == values[0].shape and value.dtype == values[0].dtype for value in values
-    )
 
 
 def _position_first(maps: Tensor) -> Tensor:
