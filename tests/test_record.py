@@ -385,6 +385,24 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path, reused, stimul
     assert len(up.open_store(path)["stimulus"]) == 26
 
 
+@pytest.mark.parametrize(
+    "what", ["digits", torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8))]
+)
+def test_what_are_no_stimuli_is_refused_in_one_line(tmp_path, reused, what):
+    with pytest.raises(StimuliError, match=f"Stimuli are needed, not a {type(what).__name__}"):
+        up.record(reused, what, tmp_path / "s.h5")
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path, reused, stimuli):
+    (tmp_path / "s.h5.partial").write_text("precious")
+    for path in (tmp_path / "s.h5", tmp_path / ("s" * 250)):
+        with pytest.raises(StorageError, match=r"\.partial could not be written: "):
+            up.record(reused, stimuli, path)
+        with pytest.raises(StorageError, match=r"\.partial could not be written: "):
+            up.ablate(reused, stimuli, path=path)
+    assert (tmp_path / "s.h5.partial").read_text() == "precious"
+
+
 def test_a_missing_directory_is_named(tmp_path, reused, stimuli):
     with pytest.raises(StorageError, match=r"no_such of s\.h5 does not exist"):
         up.record(reused, stimuli, tmp_path / "no_such" / "s.h5")
@@ -447,7 +465,10 @@ def test_a_layer_with_the_name_of_a_coordinate_is_refused(tmp_path, stimuli):
         ({"pool": "median"}, OptionError, "mean, max, center, cls, none"),
         ({"compression": "zip"}, OptionError, "'zstd' or None"),
         ({"dtype": "int8"}, OptionError, "float32, float64, float16"),
+        ({"layers": None}, LayerNotFoundError, "layers=None"),
         ({"batch_size": 0}, OptionError, "batch_size=0"),
+        ({"batch_size": 2.0}, OptionError, "batch_size=2.0 is not a positive integer"),
+        ({"batch_size": "4"}, OptionError, "batch_size='4' is not a positive integer"),
         ({"device": "warp"}, OptionError, "device='warp'"),
         ({"device": "meta"}, OptionError, "device='meta'"),
         ({"workers": -1}, OptionError, "workers=-1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -32,10 +33,11 @@ def prepare(
     Raises
     ------
     OptionError
-        `batch_size` is not positive, or there is no such device.
+        `batch_size` is not a positive integer, or there is no such device.
+    StimuliError
+        `stimuli` are none.
     """
-    if batch_size < 1:
-        raise OptionError(f"batch_size={batch_size} is not positive; 64 is usual")
+    _check_given(stimuli, batch_size)
     network = as_network(model)
     if stimuli.transform is None and not stimuli.ready:
         channels = network.input_size[0] if network.input_size else None
@@ -147,6 +149,16 @@ def _ready_batches(
         assert images is not None
         labels = torch.from_numpy(stimuli.labels[np.asarray(batch)])
         yield images, labels
+
+
+def _check_given(stimuli: object, batch_size: object) -> None:
+    if not isinstance(batch_size, Integral) or int(batch_size) < 1:
+        raise OptionError(f"batch_size={batch_size!r} is not a positive integer; 64 is usual")
+    if not isinstance(stimuli, Stimuli):
+        raise StimuliError(
+            f"Stimuli are needed, not a {type(stimuli).__name__}; load_stimuli('digits') gives "
+            "some, Stimuli(images, labels) makes them of an array or a sequence of images"
+        )
 
 
 def _check_device(device: str | torch.device) -> torch.device:

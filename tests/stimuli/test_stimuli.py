@@ -106,6 +106,15 @@ class TestFolder:
         assert stimuli.class_names == ["ant", "bee", "cat"]
         assert [i for i in stimuli.ids if i.startswith("ant")][3:] == ["ant/deep/a.JPEG"]
 
+    def test_a_name_that_is_no_text_is_named(self, folder):
+        name = os.fsencode(folder / "ant") + b"/\xff.png"
+        try:
+            Path(os.fsdecode(name)).write_bytes(b"")
+        except OSError:
+            pytest.skip("this system takes no such name")
+        with pytest.raises(StimuliError, match="is not UTF-8"):
+            load_stimuli(f"imagefolder:{folder}")
+
     def test_a_divided_folder_is_read_by_split(self, tmp_path):
         for split in ("train", "test"):
             for name in ("ant", "bee"):

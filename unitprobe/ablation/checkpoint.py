@@ -121,7 +121,8 @@ class Checkpoint:
         self._lock = RecordingLock(self.folder / "lock")
 
     def __enter__(self) -> Checkpoint:
-        foreign = [name for name in self._names() if not name.startswith(_OURS)]
+        with writing(self.folder):
+            foreign = [name for name in self._names() if not name.startswith(_OURS)]
         if foreign:
             raise StoreExistsError(
                 f"{self.folder} is in the way and no unfinished ablation: it holds "

@@ -50,10 +50,11 @@ def select_layers(module: nn.Module, layers: Sequence[Layer], selection: Selecti
                 f"{type(module).__name__}"
             )
     else:
-        words = [selection] if isinstance(selection, str) else list(selection)
+        words = [selection] if isinstance(selection, str) else list(selection or ())
         if not words:
             raise LayerNotFoundError(
-                'no layer is asked for: layers=[]; give names, globs, "activations" or "blocks"'
+                f"no layer is asked for: layers={selection!r}; give names, globs, "
+                '"activations" or "blocks"'
             )
         wanted = {name for word in words for name in _matching(module, layers, word)}
     return _usable([layer for layer in layers if layer.name in wanted])

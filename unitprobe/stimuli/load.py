@@ -151,8 +151,20 @@ def _load_folder(spec: str, place: str, split: str) -> Stimuli:
             raise StimuliError(f"{spec!r}: class folder {folder} holds no image")
         paths += found
         labels += [label] * len(found)
+    _check_text(spec, paths)
     names = [folder.name for folder in folders]
     return Stimuli(ImageFiles(root, paths), labels, names, paths, name=spec)
+
+
+def _check_text(spec: str, paths: list[str]) -> None:
+    """Refuse names that are no text: they are the ids of the stimuli, and stand in files."""
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise StimuliError(
+                f"{spec!r}: the name of {path!r} is not UTF-8; rename the file or its folder"
+            ) from None
 
 
 def _class_folders(root: Path) -> list[Path]:

@@ -103,7 +103,8 @@ class Shards:
         StorageError
             There is no room for the recording.
         """
-        foreign = _foreign(self.folder)
+        with writing(self.folder):
+            foreign = _foreign(self.folder)
         if foreign:
             raise StoreExistsError(
                 f"{self.folder} is in the way and not unitprobe's: it holds {foreign[0]}; "
