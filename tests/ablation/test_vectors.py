@@ -6,7 +6,16 @@ import pytest
 numba = pytest.importorskip("numba")
 
 from unitprobe.ablation import vectors  # noqa: E402
-from unitprobe.ablation.vectors import floats, load, load_number, rectify, spread, store  # noqa: E402
+from unitprobe.ablation.vectors import (  # noqa: E402
+    fetch,
+    floats,
+    load,
+    load_number,
+    rectify,
+    shift,
+    spread,
+    store,
+)
 
 
 def run(function, *arrays):
@@ -61,3 +70,15 @@ def test_loads_from_any_place(arrays):
     loop(arrays[0], result)
     np.testing.assert_array_equal(result[1:17], arrays[0][3:19] + arrays[0][19])
     assert result[0] == result[17] == 0
+
+
+def test_fetching_changes_nothing(arrays):
+    @numba.njit
+    def loop(array, result):
+        pointer = shift(floats(array), 2)
+        fetch(pointer, 0)
+        store(floats(result), 0, load(pointer, 1))
+
+    result = np.zeros(16, np.float32)
+    loop(arrays[0], result)
+    np.testing.assert_array_equal(result, arrays[0][3:19])

@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from unitprobe.ablation.vectors import (
     WIDTH,
+    fetch,
     floats,
     load,
     load_number,
     part,
     rectify,
+    shift,
     spread,
     store,
 )
@@ -73,13 +75,27 @@ def convolve(
     """
     count, height, width, out = result.shape
     into = maps.shape[3]
-    every = count * -(-height // 4) * -(-width // 4)
+    tiles = -(-height // 4) * -(-width // 4)
+    places = height * width
     room = min(parts.shape[1] // into, mixed.shape[1] // out) // STEP * STEP
     one = floats(patch)
-    for first in range(0, every, room):
-        some = min(room, every - first)
+    for first in range(0, count * tiles, room):
+        some = min(room, count * tiles - first)
         _analyze(maps, intact, stimulus_of, first, some, parts, one)
-        _multiply(parts, kernels, mixed, some, into, out)
+        # Memory has nothing to do while the processor multiplies: it brings what comes after, of
+        # the places from here on, as far as they lie in order.
+        row, now = first // tiles, first * places // tiles
+        next_row = min(first + some, count * tiles - 1) // tiles
+        then = (first + some) * places // tiles
+        soon = (
+            shift(floats(maps), then * into),
+            shift(floats(intact), (then + (stimulus_of[next_row] - next_row) * places) * into),
+            shift(floats(base), (now + (stimulus_of[row] - row) * places) * out),
+            shift(floats(shortcut), now * out),
+            shift(floats(result), now * out),
+        )
+        numbers = some * places // tiles * min(into, out)
+        _multiply(parts, kernels, mixed, some, into, out, soon, numbers)
         _synthesize(
             mixed, base, stimulus_of, shortcut, has_shortcut, relu, result, first, some, one
         )
@@ -125,16 +141,33 @@ def _analyze(
 
 @part
 def _multiply(
-    parts: Floats, kernels: Floats, mixed: Floats, count: int, into: int, out: int
+    parts: Floats,
+    kernels: Floats,
+    mixed: Floats,
+    count: int,
+    into: int,
+    out: int,
+    soon: tuple[Pointer, Pointer, Pointer, Pointer, Pointer],
+    numbers: int,
 ) -> None:
-    """Multiply components (36, tile * input unit) by their kernels."""
+    """Multiply components (36, tile * input unit) by their kernels; fetch what is needed soon."""
     given, given_slot = floats(parts), parts.shape[1]
     found, found_slot = floats(mixed), mixed.shape[1]
     weights = floats(kernels)
+    rounds = 36 * (out // WIDTH) * -(-count // STEP)
+    share = -(-numbers // (rounds * WIDTH)) * WIDTH
+    fetched = 0
     for component in range(36):
         for unit in range(0, out, WIDTH):
             panel = (component * out + unit) * into
             for tile in range(0, count, STEP):
+                for ahead in range(fetched, min(numbers, fetched + share), WIDTH):
+                    fetch(soon[0], ahead)
+                    fetch(soon[1], ahead)
+                    fetch(soon[2], ahead)
+                    fetch(soon[3], ahead)
+                    fetch(soon[4], ahead)
+                fetched += share
                 at = component * given_slot + tile * into
                 sum0 = sum1 = sum2 = sum3 = sum4 = sum5 = spread(_ZERO)
                 for k in range(into):

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 # Tiles whose components are held at a time should stay near the processor; but all kernels are read
 # for them, which takes more tiles where the kernels are not near.
-_TILES, _MORE_TILES = 48, 192
+_TILES, _MORE_TILES = 24, 192
 _NEAR_BYTES = 2**22
 _LANES = 16  # units that the loop takes at a time
 _MOST_PADDING = 1.4  # of a map of 7 x 7 a third is added, which still pays

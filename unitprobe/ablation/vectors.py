@@ -111,6 +111,30 @@ def _rectify(_: Any, vector: Any) -> Any:
     return _vector(_vector), generate
 
 
+def _shift(_: Any, pointer: Any, index: Any) -> Any:
+    """``shift(pointer, index)``: the pointer to the number at `index`, which need not be one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return _POINTER(_POINTER, types.intp), generate
+
+
+def _fetch(_: Any, pointer: Any, index: Any) -> Any:
+    """``fetch(pointer, index)``: have a vector brought near the processor; no more than a hint."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        # For reading, into the second cache, data.
+        builder.call(prefetch, [place, *(ir.Constant(integer, number) for number in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(_POINTER, types.intp), generate
+
+
 def _vector_at(builder: Any, pointer: Any, index: Any) -> Any:
     return builder.bitcast(builder.gep(pointer, [index]), _VECTOR.as_pointer())
 
@@ -121,6 +145,8 @@ store = intrinsic(_store)
 load_number = intrinsic(_load_number)
 spread = intrinsic(_spread)
 rectify = intrinsic(_rectify)
+shift = intrinsic(_shift)
+fetch = intrinsic(_fetch)
 
 
 def part(function: Callable[..., Any]) -> Any:
