@@ -211,7 +211,7 @@ def test_einsum_is_followed_where_it_can_be_and_never_guessed():
     mixed = activation_of(
         lambda net, x: torch.einsum("bchw,oc->bhwo", net.conv(x), weight), conv=conv
     )
-    assert mixed.unit_axis is None
+    assert (mixed.unit_axis, mixed.units) == (-1, 6)
     again = activation_of(
         lambda net, x: net.last(torch.einsum("bchw,oc->bohw", net.conv(x), weight)),
         conv=conv,
@@ -337,3 +337,43 @@ def test_patches_folded_to_a_map_again_have_its_channels():
     network = nn.Sequential(nn.Conv2d(3, 5, 1), there, back, nn.ReLU())
     last = list_layers(network, input_size=(3, 6, 6))[-1]
     assert (last.name, last.units, last.unit_axis) == ("3", 5, 1)
+
+
+class Einsum(nn.Module):
+    def __init__(self, equation, *sizes):
+        super().__init__()
+        self.equation, self.weight = equation, nn.Parameter(torch.randn(sizes))
+
+    def forward(self, maps):
+        return torch.einsum(self.equation, maps, self.weight).relu()
+
+
+def test_units_are_never_wrong_in_other_forms_of_einsum():
+    conv, weight = nn.Conv2d(3, 6, 3), torch.rand(6, 6)
+    numbered = activation_of(
+        lambda net, x: torch.einsum(net.conv(x), [0, 1, 2, 3], weight, [4, 1], [0, 4, 2, 3]),
+        conv=conv,
+    )
+    assert (numbered.unit_axis, numbered.units) in [(None, None), (1, 6)]
+    for forward in (
+        lambda net, x: torch.einsum("bchw,oc", net.conv(x), weight),
+        lambda net, x: torch.einsum("bchw,bchw->bh", [net.conv(x)] * 2),
+    ):
+        assert activation_of(forward, conv=conv).unit_axis is None
+
+
+@pytest.mark.parametrize(
+    ("equation", "sizes", "units", "unit_axis"),
+    [
+        ("nchw, oc -> nohw", (7, 5), 7, 1),
+        ("nchw,co->nhwo", (5, 7), 7, -1),
+        ("nchw,ckd->nhwkd", (5, 2, 7), 7, -1),  # two heads of seven units
+        ("nchw,hk->nckw", (6, 7), 5, 1),  # positions are mixed, and the units kept
+        ("nchw,c->nhw", (5,), None, None),
+        ("nc...,oc->no...", (7, 5), None, None),
+    ],
+)
+def test_a_weight_in_an_einsum_makes_units_of_its_own_axis(equation, sizes, units, unit_axis):
+    network = nn.Sequential(nn.Conv2d(3, 5, 1), Einsum(equation, *sizes))
+    layer = by_name(network, input_size=(3, 6, 6))["1.relu"]
+    assert (layer.units, layer.unit_axis) == (units, unit_axis)

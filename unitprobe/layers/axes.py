@@ -146,7 +146,10 @@ class AxisFollower:
         if operation in ("fold", "unfold") and {source.ndim, result.ndim} == {3, 4}:
             return _patched(self._axes[source], source, result)
         if operation in _CONTRACTIONS:
-            return self._influenced(function, args, kwargs, source, result)
+            axes = self._influenced(function, args, kwargs, source, result)
+            if operation == "einsum" and axes.unit is None:
+                return Axes(axes.stimulus, self._unit_of_einsum(args, result))
+            return axes
         if operation in _PRODUCTS:
             return Axes(_if_kept(stimulus, result), self._unit_of_product(args, kwargs, result))
         if operation == "scaled_dot_product_attention":
@@ -199,6 +202,20 @@ class AxisFollower:
         if in_rows == in_columns:
             return None
         return Axis.new(rows if in_rows else columns, result)
+
+    def _unit_of_einsum(self, args: tuple[Any, ...], result: Tensor) -> Axis | None:
+        """Return the units that a weight makes, as `_unit_of_product` does."""
+        if not isinstance(args[0], str):
+            return None  # numbers stand for the letters
+        inputs, _, output = args[0].replace(" ", "").partition("->")
+        terms = list(zip(inputs.split(","), map(self.axes, tensors_in(args[1:])), strict=True))
+        activations = [(term, axes.unit) for term, axes in terms if axes is not None]
+        weights = "".join(term for term, axes in terms if axes is None)
+        term, unit = activations[0]
+        if "." in inputs or len(activations) > 1 or unit is None or term[unit.number] in output:
+            return None
+        made = [n for n, name in enumerate(output) if name in weights and name not in term]
+        return Axis.new(made[-1], result) if made else None
 
     def _stacked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], source: Tensor) -> Axes:
         place = args[1] if len(args) > 1 else kwargs.get("dim", 0)
