@@ -218,7 +218,9 @@ class SelectivityRegularizer:
                 "example=images and before the first batch), run the network, then call it once"
             )
         warn_if_detached(self._module, responses)
-        with torch.autocast(labels.device.type, enabled=False):
+        # Of the responses: labels may lie on the CPU beside a network on a GPU.
+        device = next(iter(responses.values())).device
+        with torch.autocast(device.type, enabled=False):
             return self._term(responses, labels)
 
     def _term(self, responses: dict[str, Tensor], labels: Tensor) -> Tensor:
