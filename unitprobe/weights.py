@@ -306,7 +306,7 @@ def _places(
 
 def _weights(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FloatArray:
     weights: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
-    return weights.detach().double().cpu().numpy()
+    return weights.detach().cpu().double().numpy()
 
 
 def _groups(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

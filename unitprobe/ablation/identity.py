@@ -29,7 +29,7 @@ def identify_sweep(
     """Return what the counts of a sweep depend on, and the intact logits of the first stimulus."""
     two = load_two(network, stimuli)
     with evaluating(network.module), torch.no_grad():
-        logits = intact_logits(network, two.images)[0].double().cpu().numpy()
+        logits = intact_logits(network, two.images)[0].cpu().double().numpy()
     contents = {
         "weights_fingerprint": network.fingerprint,
         "preprocessing": describe_transform(stimuli.transform),

@@ -100,7 +100,7 @@ class SmallMapConvolution:
         assert rows is not None
         assert columns is not None
         kernels = np.einsum(
-            "ai,bj,ocij->abco", rows.filter, columns.filter, weight.double().cpu().numpy()
+            "ai,bj,ocij->abco", rows.filter, columns.filter, weight.cpu().double().numpy()
         )
         self._size = (height, width)
         self._kernels = torch.as_tensor(kernels).to(weight).flatten(0, 1)

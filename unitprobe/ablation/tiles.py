@@ -49,7 +49,7 @@ class TiledConvolution:
         one = transform_of(4)
         assert one is not None
         filters = one.filter * _SCALE[:, None]
-        kernels = np.einsum("ai,bj,ocij->abco", filters, filters, weight.double().cpu().numpy())
+        kernels = np.einsum("ai,bj,ocij->abco", filters, filters, weight.cpu().double().numpy())
         panels = kernels.reshape(36, len(kernels[0, 0]), -1, _LANES).swapaxes(1, 2)
         self._kernels: Floats = np.ascontiguousarray(panels, np.float32)
 

@@ -326,18 +326,23 @@ def _spread(axis: Axis, like: Tensor) -> Tensor:
     """Return the indices of an axis at every place of a tensor."""
     shape = [1] * like.ndim
     shape[axis.number] = -1
-    return axis.indices.to(like.device).view(shape).expand(like.shape).clone()
+    return axis.indices.to(like.device, _index_dtype(like)).view(shape).expand(like.shape).clone()
+
+
+def _index_dtype(like: Tensor) -> torch.dtype:
+    """Return the type of indices beside a tensor: Apple's GPUs have no float64."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def _along(indices: Tensor, number: int) -> Axis:
     first = indices.movedim(number, 0).reshape(indices.shape[number], -1)[:, 0]
     # Numbered anew: a sum over another axis has multiplied the indices.
     _, places = torch.unique(first, return_inverse=True)
-    return Axis(number, places.double().cpu())
+    return Axis(number, places.cpu().double())
 
 
 def _varying_axes(indices: Tensor | None) -> list[int]:
-    if indices is None or indices.dtype != torch.float64:
+    if indices is None or indices.dtype != _index_dtype(indices):
         return []
     return [
         axis

@@ -126,7 +126,7 @@ class Recorder:
         coarse = self._recording.dtype == "float16" or self._see.half
         for name, response in self._see(image).items():
             before = self._shards.read(stimulus, name).astype(np.float64)
-            now = response[0].double().cpu().numpy()
+            now = response[0].cpu().double().numpy()
             scale = float(np.nanmax(np.abs(before), initial=0))
             tolerance = 1e-2 if coarse else 1e-3
             if not np.allclose(before, now, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
