@@ -74,12 +74,13 @@ def joined(device: str | None) -> Iterator[tuple[Processes, torch.device]]:
         There is no such device here.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and torch.cuda.is_available() and device in (None, "cuda"):
+        # Its own from the start: whatever looks at "cuda" takes memory of the first GPU.
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     place = find_device(device)
     if count == 1:
         yield Processes(), place
         return
-    if place == torch.device("cuda"):
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if place.type == "cuda":
         torch.cuda.set_device(place)
     torch.distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")

@@ -259,7 +259,7 @@ def analyze(
                 layers=select or "activations",
                 pool=pool,
                 batch_size=batch_size,
-                device=device,
+                device=device_of_process(device),
                 workers=workers,
                 **options,
             )
