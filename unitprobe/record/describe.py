@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unitprobe.errors import OptionError
-from unitprobe.layers import Layer
+from unitprobe.layers import Layer, device_of
 from unitprobe.models import Network, describe_transform
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import LayerArray, Recording
@@ -56,11 +56,10 @@ def describe_recording(
         "autocast": autocast or "none",
         "stimuli_fingerprint": stimuli.fingerprint,
     }
-    parameters = {str(p.dtype).removeprefix("torch.") for p in network.module.parameters()}
     provenance = {
         "network": network.name,
         "stimuli": stimuli.name,
-        "compute_dtype": autocast or ", ".join(sorted(parameters)) or "float32",
+        "compute_dtype": autocast or _compute_dtype(network),
         "unitprobe_version": version("unitprobe"),
         "torch_version": str(torch.__version__),
         "python_version": platform.python_version(),
@@ -76,6 +75,24 @@ def describe_recording(
         compression=compression,
         batch_size=batch_size,
     )
+
+
+def _compute_dtype(network: Network) -> str:
+    parameters = network.module.parameters()
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+    exact = ", ".join(dtypes) or "float32"
+    device = device_of(network.module)
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return exact
+    # PyTorch's own default for convolutions, not for products of matrices.
+    precisions = {
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        "matrix products": torch.backends.cuda.matmul.fp32_precision,
+    }
+    rounded = [what for what, precision in precisions.items() if precision == "tf32"]
+    if "float32" not in dtypes or not rounded:
+        return exact
+    return f"{exact}, in {' and '.join(rounded)} rounded to TensorFloat-32"
 
 
 def _layer_array(layer: Layer, response: Tensor, pool: str) -> LayerArray:
