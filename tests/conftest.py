@@ -1,8 +1,11 @@
+import contextlib
+
 import networks
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from pretend_device import pretend_device
 
 from unitprobe import Stimuli
 
@@ -11,6 +14,9 @@ settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same")
+
+
+REAL_GPU = torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +41,21 @@ def make_stimuli(count, size=(3, 8, 8), classes=4, seed=0):
     labels = np.arange(count) % classes
     names = [f"class {i}" for i in range(classes)]
     return Stimuli(images, labels, class_names=names, name="noise")
+
+
+@contextlib.contextmanager
+def rounded_convolutions(rounded):
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = rounded
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def gpu():
+    """A GPU, or what passes for one; convolutions in float32 are as exact as on the CPU."""
+    pretended = contextlib.nullcontext() if REAL_GPU else pretend_device()
+    with rounded_convolutions(False), pretended:
+        yield torch.device("cuda")
