@@ -129,7 +129,7 @@ def test_the_analysis_is_that_of_a_recording(
         build(network),
         make_stimuli(61, size),  # enough for the 60 of precision_at_k
         layers=layers,
-        metrics=COMPARED,
+        metrics=METRICS if kept else COMPARED,
         null=30,
         bootstrap=20,
         signed=signed,
@@ -143,14 +143,18 @@ def test_the_analysis_is_that_of_a_recording(
         assert streamed["relu"]["dead"].values[:2].tolist() == [True, False]
 
 
-def test_all_that_analyze_computes_by_itself_is_computed_or_named(tmp_path):
-    streamed = analyze_network(build("reused"), make_stimuli(30))
-    named = set(filter(None, streamed.attrs["needs_recording"].split(", ")))
-    assert set(METRICS) - set(COMPARED) == {"twonn_dimension", "mle_dimension"}
-    assert named == {"twonn_dimension", "mle_dimension"}
+def test_all_that_analyze_computes_by_itself_is_computed_or_named(monkeypatch):
+    from_distances = {"twonn_dimension", "mle_dimension"}
+    assert set(METRICS) - set(COMPARED) == from_distances
     too_few = {"precision_at_k"}  # of 30 stimuli
-    assert set(METRICS) - named - too_few <= set(streamed["relu"].data_vars)
-    assert streamed.attrs["stimulus_count"] == 30
+    for kept, missing in ((True, set()), (False, from_distances)):
+        if not kept:
+            monkeypatch.setattr(streaming.options, "KEPT_BYTES", 0)
+        streamed = analyze_network(build("reused"), make_stimuli(30))
+        named = set(filter(None, streamed.attrs["needs_recording"].split(", ")))
+        assert named == missing
+        assert set(METRICS) - named - too_few <= set(streamed["relu"].data_vars)
+        assert streamed.attrs["stimulus_count"] == 30
 
 
 def test_the_weights_are_measured_as_with_a_recording(tmp_path):
@@ -308,9 +312,13 @@ def test_a_mistake_is_one_clear_line(options, error, match):
         analyze_network(build("reused"), make_stimuli(10), **options)
 
 
-def test_a_metric_without_a_one_pass_form_is_refused_by_name():
-    with pytest.raises(OptionError, match=r"'twonn_dimension' needs .* record them, then analyze"):
-        analyze_network(build("reused"), make_stimuli(10), metrics=["twonn_dimension"])
+def test_distances_between_responses_that_are_not_kept_are_refused_by_name(monkeypatch):
+    network, stimuli = build("reused"), make_stimuli(30)
+    asked = {"metrics": ["twonn_dimension"]}
+    assert float(analyze_network(network, stimuli, **asked)["relu"]["twonn_dimension"]) > 0
+    monkeypatch.setattr(streaming.options, "KEPT_BYTES", 0)
+    with pytest.raises(OptionError, match=r"'twonn_dimension' needs .* or record, then analyze"):
+        analyze_network(network, stimuli, **asked)
 
 
 def test_histograms_that_do_not_fit_are_left_out_or_refused_by_name(monkeypatch):

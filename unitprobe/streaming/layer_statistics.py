@@ -15,7 +15,7 @@ from torch import Tensor
 from unitprobe import inference
 from unitprobe import metrics as m
 from unitprobe.analysis import LAYER_METRICS, NON_NEGATIVE
-from unitprobe.analysis.catalogue import UNIT_METRICS
+from unitprobe.analysis.catalogue import DISTANCE_METRICS, UNIT_METRICS
 from unitprobe.analysis.measured import add_interval, add_null
 from unitprobe.analysis.reached import place_stimuli
 from unitprobe.errors import ResponseError
@@ -169,7 +169,7 @@ class LayerStatistics:
     Parameters
     ----------
     names : sequence of str
-        Which statistics, of `ONE_PASS_METRICS`.
+        Which statistics, of `ONE_PASS_METRICS`, and of `DISTANCE_METRICS` if all is kept.
     class_count : int
         The number of classes.
     signed : {"refuse", "rectify", "allow"}
@@ -197,8 +197,8 @@ class LayerStatistics:
         self._raw: dict[str, Accumulator] = {}
         self._non_negative: dict[str, Accumulator] = {}
         for name in names:
-            kind = _STATISTICS[name].kind
-            if not (keep and name in SKETCHED):
+            if name in _STATISTICS and not (keep and name in SKETCHED):
+                kind = _STATISTICS[name].kind
                 self._home(name).setdefault(kind, _KINDS[kind].make(class_count))
 
     def _home(self, name: str) -> dict[str, Accumulator]:
@@ -271,6 +271,11 @@ class LayerStatistics:
         dataset = xr.Dataset()
         spectrum: FloatArray | None = None
         for name in names:
+            if name in DISTANCE_METRICS:
+                assert self._kept is not None
+                responses, _ = self._kept.responses_and_labels()
+                dataset[name] = ((), DISTANCE_METRICS[name](responses))
+                continue
             statistic = _STATISTICS[name]
             if name in LAYER_METRICS:
                 accumulator = self._home(name)[statistic.kind]

@@ -69,10 +69,10 @@ def analyze_network(
     """Measure every unit and layer of a network while it sees each stimulus once.
 
     The same as ``analyze(record(model, stimuli, path))`` without the file. Responses are kept while
-    all of them take no more than 1 GiB, at 8 bytes each, for measures that rank; for more there are
-    histograms. Beyond this memory does not grow with the number of stimuli, save for 16 bytes for
-    each stimulus and layer if population sparseness is asked for, and 2 or 3 bytes for each
-    stimulus and resample.
+    all of them take no more than 1 GiB, at 8 bytes each, for measures that rank and for distances;
+    for more there are histograms. Beyond this memory does not grow with the number of stimuli, save
+    for 16 bytes for each stimulus and layer if population sparseness is asked for, and 2 or 3 bytes
+    for each stimulus and resample.
 
     Under torchrun, once `torch.distributed.init_process_group` has run, every process takes a
     contiguous share of the stimuli, and all return the same result.
@@ -84,9 +84,9 @@ def analyze_network(
     pool : {"mean", "max", "center", "cls"}
         How positions are pooled.
     metrics : sequence of str, optional
-        Which statistics, by name, of `ONE_PASS_METRICS`; if None, all of those that `analyze`
-        computes by itself. What needs the responses more than once, the two dimensions from
-        distances, is left out, as are histograms that would take more than 1 GiB; the attribute
+        Which statistics, by name, of `METRICS`; if None, all of those that `analyze` computes by
+        itself. Where there is not room to keep the responses, the two dimensions from distances
+        are left out, as are histograms that would take more than 1 GiB; the attribute
         ``needs_recording`` of the result names them.
     null, bootstrap, seed
         As `unitprobe.analyze`, with the same shuffles and resamples. Where there is not room to

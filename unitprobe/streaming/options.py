@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from unitprobe.analysis import METRICS
 from unitprobe.analysis.catalogue import (
     CLASS_MEASURES,
+    DISTANCE_METRICS,
     NO_EFFECT,
     QUICK_BOOTSTRAP,
     QUICK_NULL,
@@ -20,7 +21,7 @@ from unitprobe.errors import OptionError, nearest
 from unitprobe.inference import ClassMeasure
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
 from unitprobe.online import Resamples, ResponseHistogram
-from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, ONE_PASS_METRICS, SKETCHED
+from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, SKETCHED
 from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, sums_for
 
 #: The most that the histograms of all units and classes may occupy.
@@ -37,20 +38,14 @@ def check_metrics(metrics: Sequence[str] | None, stimuli: int) -> list[str]:
     Raises
     ------
     OptionError
-        One is not known, or needs a recording.
+        One is not known.
     """
     if metrics is None:
-        return [name for name in default_metrics(stimuli) if name in ONE_PASS_METRICS]
+        return default_metrics(stimuli)
     for name in metrics:
-        if name in ONE_PASS_METRICS:
-            continue
-        if name in METRICS:
-            raise OptionError(
-                f"metric {name!r} needs the responses more than once; record them, then analyze "
-                "the recording"
-            )
-        near = ", ".join(nearest(name, ONE_PASS_METRICS))
-        raise OptionError(f"metric {name!r} is not known; the nearest are {near}")
+        if name not in METRICS:
+            near = ", ".join(nearest(name, METRICS))
+            raise OptionError(f"metric {name!r} is not known; the nearest are {near}")
     return list(metrics)
 
 
@@ -84,18 +79,29 @@ def keeps_responses(
 ) -> bool:
     """Tell whether what one pass over sums gives not, or not exactly, is had from all responses."""
     ranked = set(CLASS_MEASURES) - set(RESAMPLED_MEASURES) if null or bootstrap else set()
-    needed = any(name in SKETCHED or name in ranked for name in names)
+    needed = any(name in {*SKETCHED, *DISTANCE_METRICS, *ranked} for name in names)
     return needed and 8 * units * stimuli <= KEPT_BYTES
 
 
 def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bool) -> list[str]:
-    """Return `names`, without those of histograms by class if these would not fit in memory.
+    """Return those of `names` that can be had without keeping all responses.
+
+    Left out are those from distances, and those of histograms by class if these would not fit in
+    memory.
 
     Raises
     ------
     OptionError
-        They would not, and such a statistic was asked for by name.
+        Such a statistic was asked for by name.
     """
+    distances = [name for name in names if name in DISTANCE_METRICS]
+    if distances and by_name:
+        raise OptionError(
+            f"metric {distances[0]!r} needs the responses more than once, and all of {units:,} "
+            f"units are above {KEPT_BYTES / 2**30:.0f} GiB; choose fewer layers, or record, then "
+            "analyze the recording"
+        )
+    names = [name for name in names if name not in distances]
     needed = units * ResponseHistogram(classes).bytes_per_unit
     wanted = [name for name in names if name in BY_HISTOGRAM]
     if not wanted or needed <= HISTOGRAM_BYTES:
