@@ -321,6 +321,14 @@ def test_distances_between_responses_that_are_not_kept_are_refused_by_name(monke
         analyze_network(network, stimuli, **asked)
 
 
+def test_false_discoveries_are_controlled_whatever_is_measured(tmp_path):
+    asked = {"metrics": ["roc_auc", "localist_selectivity"], "null": 20}
+    recorded, streamed = both(tmp_path, build("reused"), make_stimuli(40), **asked)
+    for name in asked["metrics"]:
+        assert f"{name}_q" in recorded["relu"]
+    assert_same(streamed, recorded)
+
+
 def test_histograms_that_do_not_fit_are_left_out_or_refused_by_name(monkeypatch):
     network, stimuli = build("reused"), make_stimuli(10)
     assert set(BY_HISTOGRAM) <= set(analyze_network(network, stimuli)["relu"].data_vars)

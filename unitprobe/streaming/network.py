@@ -331,8 +331,7 @@ def _assemble(
     nodes: Mapping[str, xr.Dataset], stimuli: Stimuli, attributes: Mapping[str, Any]
 ) -> xr.DataTree:
     """Return the statistics of all layers with their summary."""
-    if all("class_selectivity_p" in node for node in nodes.values()):
-        add_false_discovery_rates(nodes)
+    add_false_discovery_rates(nodes)
     root = summarize_layers(nodes).assign_coords(
         class_name=np.asarray(stimuli.class_names, dtype=object),
         stimulus=stimuli.ids,
