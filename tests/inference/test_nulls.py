@@ -59,6 +59,9 @@ def test_the_bootstrap_is_the_measure_on_redrawn_stimuli(layer, name):
         if name == "mutual_information":
             plug_in = metrics.mutual_information(responses, labels, corrected=False)
             expected -= plug_in - metrics.mutual_information(responses, labels)
+        if name == "anova_f":
+            observed = metrics.anova_f(responses, labels)
+            found = found + inference.excess_of_redrawn_f(observed, np.bincount(labels))
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 

@@ -14,7 +14,6 @@ from torch import nn
 from unitprobe import metrics as m
 from unitprobe.analysis.catalogue import (
     METRICS,
-    NO_EFFECT,
     QUICK_BOOTSTRAP,
     QUICK_NULL,
     default_metrics,
@@ -68,7 +67,7 @@ def analyze(
         ``1 / (null + 1)``: with few shuffles and many units no q can be small.
     bootstrap : int
         Resamples of the stimuli, within class, for 95% intervals; see
-        `unitprobe.inference.bootstrap_interval`.
+        `unitprobe.inference.class_measure_interval`.
     seed : int
         Seed of shuffles and resamples.
     signed : {"refuse", "rectify", "shift", "allow"}
@@ -95,9 +94,8 @@ def analyze(
         ``_q`` (Benjamini-Hochberg over all units of all layers) and ``_corrected`` (minus the
         null's mean); with `bootstrap` ``_low`` and ``_high``. Where `metrics` is None, only for
         measures whose resample takes a single sum, ``class_selectivity``, ``ccmas``,
-        ``class_correlation``, ``d_prime``, ``eta_squared``, and for the null ``anova_f`` and
-        ``roc_auc``; name others to have theirs too, which takes longer. An interval have those
-        of them that would be 0, or 0.5, if classes did not matter.
+        ``class_correlation``, ``d_prime``, ``anova_f``, ``eta_squared``, and for the null
+        ``roc_auc``; name others to have theirs too, which takes longer.
 
         The root has the mean over units of each statistic, by ``layer``. NaN stands where a
         statistic is not defined, such as the selectivity of a dead unit; means leave it out.
@@ -150,9 +148,9 @@ def analyze(
     )
     fewest = min(len(reached[layer]) for layer in layers)
     names = list(metrics) if metrics is not None else default_metrics(fewest)
-    null_names = with_inference(names, metrics is not None, QUICK_NULL) if null else []
-    wanted = with_inference(names, metrics is not None, QUICK_BOOTSTRAP) if bootstrap else []
-    interval_names = [name for name in wanted if name in NO_EFFECT]
+    asked = metrics is not None
+    null_names = with_inference(names, asked, QUICK_NULL) if null else []
+    interval_names = with_inference(names, asked, QUICK_BOOTSTRAP) if bootstrap else []
     nodes: dict[str, xr.Dataset] = {}
     negative: dict[str, int] = {}
     with progress_bar("analyzing", len(layers), "layers", enabled=progress) as advance:

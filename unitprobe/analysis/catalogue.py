@@ -116,19 +116,7 @@ QUICK_NULL = frozenset(
         "eta_squared",
     }
 )
-QUICK_BOOTSTRAP = QUICK_NULL - {"roc_auc", "anova_f"}
-#: What a measure is without noise for a unit to which classes are all the same; those that have
-#: an interval. That of the others depends on the numbers of stimuli.
-NO_EFFECT: Mapping[str, float] = {
-    "class_selectivity": 0.0,
-    "ccmas": 0.0,
-    "max_informedness": 0.0,
-    "roc_auc": 0.5,
-    "class_correlation": 0.0,
-    "d_prime": 0.0,
-    "mutual_information": 0.0,
-    "eta_squared": 0.0,
-}
+QUICK_BOOTSTRAP = QUICK_NULL - {"roc_auc"}
 
 
 def default_metrics(stimuli: int) -> list[str]:

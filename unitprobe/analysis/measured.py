@@ -15,7 +15,6 @@ from unitprobe.analysis.catalogue import (
     BY_CLASS,
     DISTANCE_METRICS,
     LAYER_METRICS,
-    NO_EFFECT,
     NON_NEGATIVE,
     RANKING_MEASURES,
     TUNING,
@@ -27,7 +26,7 @@ from unitprobe.analysis.catalogue import (
 from unitprobe.errors import ResponseError
 from unitprobe.inference import ClassMeasure
 
-# Of whom the resampled values are computed: `class_measures_null` or `class_measures_bootstrap`.
+# Of whom the resampled values are computed: `class_measures_null` or `class_measures_redrawn`.
 _Resampling = Callable[..., dict[str, FloatArray]]
 
 
@@ -129,10 +128,11 @@ class MeasuredLayer:
         """
         missing = [name for name in names if name not in shuffled]
         nulls = shuffled | self._resample(inference.class_measures_null, missing, resamples, seed)
-        redrawn = self._resample(inference.class_measures_bootstrap, names, resamples, seed)
+        redrawn = self._resample(inference.class_measures_redrawn, names, resamples, seed)
+        counts = np.bincount(self._labels, minlength=self._classes)
         for name in names:
             signed = bool((self._responses_for(name) < 0).any())
-            add_interval(dataset, name, redrawn[name], nulls[name], signed=signed)
+            add_interval(dataset, name, redrawn[name], nulls[name], counts, signed=signed)
 
     def _responses_for(self, name: str) -> Responses:
         if name not in NON_NEGATIVE:
@@ -186,16 +186,28 @@ def add_null(dataset: xr.Dataset, name: str, shuffled: FloatArray) -> None:
 
 
 def add_interval(
-    dataset: xr.Dataset, name: str, redrawn: FloatArray, shuffled: FloatArray, *, signed: bool
+    dataset: xr.Dataset,
+    name: ClassMeasure,
+    redrawn: FloatArray,
+    shuffled: FloatArray,
+    counts: npt.NDArray[np.int64],
+    *,
+    signed: bool,
 ) -> None:
     """Add to `dataset` the 95% interval of a measure, from resampled values (resample, unit).
 
-    `signed` tells whether responses are negative, and selectivity so has no bounds.
+    `counts` (class_name,) are the stimuli of each class; `signed` tells whether responses are
+    negative, and selectivity so has no bounds.
     """
-    low, high = inference.bootstrap_interval(
-        dataset[name].values, redrawn, null=shuffled, no_effect=NO_EFFECT[name]
+    best = dataset.get(f"{name}_class")
+    low, high = inference.class_measure_interval(
+        name,
+        dataset[name].values,
+        redrawn,
+        shuffled,
+        counts=counts,
+        best=None if best is None else best.values,
+        bounded=not signed,
     )
-    if name in ("class_selectivity", "ccmas") and not signed:
-        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     dataset[f"{name}_low"] = ("unit", low)
     dataset[f"{name}_high"] = ("unit", high)

@@ -10,6 +10,8 @@ from unitprobe.inference.estimates import (
     false_discovery_rate,
     summarize_null,
 )
+from unitprobe.inference.extremes import redraw_extremes
+from unitprobe.inference.intervals import class_measure_interval, class_measures_redrawn
 from unitprobe.inference.networks import (
     NetworkEstimate,
     difference_over_networks,
@@ -19,6 +21,7 @@ from unitprobe.inference.nulls import (
     ClassMeasure,
     class_measures_bootstrap,
     class_measures_null,
+    excess_of_redrawn_f,
 )
 from unitprobe.inference.rank_correlation import RankCorrelation, rank_correlation
 from unitprobe.inference.reliability import (
@@ -57,17 +60,21 @@ __all__ = [
     "Verdict",
     "bootstrap_interval",
     "bootstrapped_class_means",
+    "class_measure_interval",
     "class_measures_bootstrap",
     "class_measures_null",
+    "class_measures_redrawn",
     "class_selectivity_bootstrap",
     "class_selectivity_null",
     "compare_to_baseline",
     "difference_over_networks",
+    "excess_of_redrawn_f",
     "false_discovery_rate",
     "gaussian_dimension_null",
     "mean_over_networks",
     "mean_over_units",
     "rank_correlation",
+    "redraw_extremes",
     "rotation_null",
     "selectivity_upper_bound",
     "shuffled_class_means",

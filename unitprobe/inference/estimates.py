@@ -209,7 +209,7 @@ def bootstrap_interval(
     level: float = 0.95,
     method: IntervalMethod = "envelope",
     null: ArrayLike | None = None,
-    no_effect: float = 0.0,
+    no_effect: ArrayLike = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
     """Confidence interval of each unit from bootstrapped values.
 
@@ -228,8 +228,9 @@ def bootstrap_interval(
         (resample, unit), the measure on shuffled labels. Given it, the interval reaches to
         `no_effect` where the observed value is not beyond the null at (1 - `level`)/2,
         one-sided. Give it for every measure that noise alone raises.
-    no_effect : float
-        The measure without noise if classes do not matter: 0, but 0.5 for ``roc_auc``.
+    no_effect : float or array
+        The measure without noise if classes do not matter, of all units or (unit,): 0, but 0.5 for
+        ``roc_auc``; `unitprobe.inference.class_measure_interval` knows it for every measure.
 
     Returns
     -------

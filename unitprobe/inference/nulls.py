@@ -207,6 +207,9 @@ def class_measures_bootstrap(
     In the world of the bootstrap the stimuli at hand are the truth, and the information in them is
     that without correction. So mutual_information is lowered by the correction of the stimuli at
     hand, which puts the resampled values about the observed one; what is returned may be below 0.
+    anova_f is lowered likewise, by `excess_of_redrawn_f`. Extremes are not moved by redrawing the
+    same stimuli: for intervals of localist_selectivity and top_class_selectivity take
+    `redraw_extremes`, as `class_measures_redrawn` does.
 
     Measured share of 95% intervals that hold the true value, by `bootstrap_interval` with its
     default method and the null, with 30 and with 100 stimuli for each of 10 classes, of which one
@@ -240,6 +243,8 @@ def class_measures_bootstrap(
     # A class that hardly varies has squares about its own mean that are not lost to rounding.
     centre = metrics.class_means(values, classes, counts.size)
     _fill_from_means(results, values, classes, counts, layouts(), centre)
+    if "anova_f" in results:
+        results["anova_f"] -= excess_of_redrawn_f(metrics.anova_f(values, classes), counts)
     ranking = _fill_from_order(results, values, counts, layouts())
     extremes = "localist_selectivity" in results
     if "mutual_information" in results:
@@ -282,6 +287,32 @@ def _check(
 
 def _empty(names: Sequence[str], resamples: int, units: int) -> dict[str, FloatArray]:
     return {name: np.empty((resamples, units)) for name in names}
+
+
+def excess_of_redrawn_f(f: FloatArray, counts: IntArray) -> FloatArray:
+    """Return how much higher `anova_f` of redrawn stimuli is than the value it stands for.
+
+    Parameters
+    ----------
+    f : array
+        (unit,), F of the stimuli at hand.
+    counts : array
+        (class_name,), the number of stimuli of each class.
+
+    Returns
+    -------
+    array
+        (unit,), 0 where F is infinite.
+
+    Notes
+    -----
+    To redraw adds to the differences of the class means at hand the noise that is in them already,
+    which is worth 1, and makes the variance within classes smaller by C/N. So redrawn values lie
+    around 1 + F N/(N - C), which less this is F.
+    """
+    classes, stimuli = np.count_nonzero(counts), counts.sum()
+    excess = 1 + np.where(np.isfinite(f), f, 0.0) * classes / np.maximum(stimuli - classes, 1)
+    return np.where(np.isinf(f), 0.0, excess)
 
 
 def _fill_from_order(

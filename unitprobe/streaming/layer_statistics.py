@@ -332,13 +332,17 @@ class LayerStatistics:
         """Add to `dataset` null and 95% interval of each measure, as `unitprobe.analyze` does."""
         drawn = {name: measures.values() for name, measures in self._resampled.items()}
         shuffled, redrawn = drawn.get("shuffles", {}), drawn.get("redraws", {})
+        counts = self.class_counts.astype(np.int64)
+        if "anova_f" in redrawn:
+            observed = dataset["anova_f"].values
+            redrawn["anova_f"] -= inference.excess_of_redrawn_f(observed, counts)
         if self._kept is not None:
             # What is no function of class sums is drawn anew, from what is kept.
             kept = self._kept.responses_and_labels()
             some = list(dict.fromkeys([*null_names, *interval_names]))
             for values, draw, names, resamples in (
                 (shuffled, inference.class_measures_null, some, null or bootstrap),
-                (redrawn, inference.class_measures_bootstrap, interval_names, bootstrap),
+                (redrawn, inference.class_measures_redrawn, interval_names, bootstrap),
             ):
                 missing = [name for name in names if name not in values]
                 if missing:
@@ -347,7 +351,7 @@ class LayerStatistics:
             add_null(dataset, name, shuffled[name])
         signed = self._signed != "rectify" and self.negative_responses > 0
         for name in interval_names:
-            add_interval(dataset, name, redrawn[name], shuffled[name], signed=signed)
+            add_interval(dataset, name, redrawn[name], shuffled[name], counts, signed=signed)
 
 
 def _threshold(histogram: Accumulator, dataset: xr.Dataset) -> FloatArray:

@@ -11,7 +11,6 @@ from unitprobe.analysis import METRICS
 from unitprobe.analysis.catalogue import (
     CLASS_MEASURES,
     DISTANCE_METRICS,
-    NO_EFFECT,
     QUICK_BOOTSTRAP,
     QUICK_NULL,
     default_metrics,
@@ -126,7 +125,7 @@ def measures_with_inference(
     wanted = with_inference(names, asked, QUICK_BOOTSTRAP) if bootstrap else []
     return (
         [name for name in null_names if keep or name in RESAMPLED_MEASURES],
-        [name for name in wanted if (keep or name in RESAMPLED_MEASURES) and name in NO_EFFECT],
+        [name for name in wanted if keep or name in RESAMPLED_MEASURES],
     )
 
 

@@ -1,0 +1,241 @@
+"""The 95% interval of every measure by class: what is resampled, and how it becomes an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from unitprobe.inference.class_sums import FloatArray, IntArray
+from unitprobe.inference.estimates import bootstrap_interval
+from unitprobe.inference.extremes import redraw_extremes
+from unitprobe.inference.nulls import ClassMeasure, class_measures_bootstrap
+
+# The defaults of `precision_at_k` and `recall_at_precision`.
+_K = 60
+_PRECISION = 0.95
+# An interval for a share holds by itself where so many succeed and so many fail.
+_FEW = 10
+
+_EXTREME = ("localist_selectivity", "top_class_selectivity")
+# Shares of the stimuli of a class, or of the highest k, that succeed.
+_SHARES = (
+    "average_precision",
+    "max_f1",
+    "max_informedness",
+    "precision_at_k",
+    "recall_at_precision",
+    "roc_auc",
+    "top_class_selectivity",
+)
+_RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("class_selectivity", "ccmas", "eta_squared", *_SHARES[:-1]), (0.0, 1.0)),
+    "class_correlation": (-1.0, 1.0),
+    "anova_f": (0.0, np.inf),
+}
+_NO_BOUNDS = (-np.inf, np.inf)
+
+
+def class_measures_redrawn(
+    responses: ArrayLike,
+    labels: ArrayLike,
+    *,
+    names: Sequence[ClassMeasure],
+    resamples: int,
+    seed: int,
+) -> dict[str, FloatArray]:
+    """Several measures of each unit on other stimuli, for `class_measure_interval`.
+
+    Parameters
+    ----------
+    responses, labels, names, resamples, seed
+        As `unitprobe.inference.class_measures_null`.
+
+    Returns
+    -------
+    dict of str to array
+        (resample, unit) for each name: of `redraw_extremes` for ``localist_selectivity`` and
+        ``top_class_selectivity``, of `class_measures_bootstrap` for all others.
+
+    Raises
+    ------
+    ResponseError, LabelError, OptionError
+        As `unitprobe.inference.class_measures_null`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses, labels = np.eye(4)[[0, 0, 1, 1]], np.array([0, 0, 1, 1])
+    >>> class_measures_redrawn(responses, labels, names=["max_f1"], resamples=1, seed=0)
+    {'max_f1': array([[1.        , 1.        , 0.66666667, 0.66666667]])}
+    """
+    drawn: dict[str, FloatArray] = {}
+    bootstrapped = [name for name in names if name not in _EXTREME]
+    if bootstrapped:
+        drawn |= class_measures_bootstrap(
+            responses, labels, names=bootstrapped, resamples=resamples, seed=seed
+        )
+    if len(bootstrapped) < len(names):
+        drawn |= redraw_extremes(responses, labels, resamples=resamples, seed=seed)
+    return {name: drawn[name] for name in names}
+
+
+def class_measure_interval(
+    name: ClassMeasure,
+    observed: ArrayLike,
+    redrawn: ArrayLike,
+    null: ArrayLike,
+    *,
+    counts: ArrayLike,
+    best: ArrayLike | None = None,
+    bounded: bool = True,
+) -> tuple[FloatArray, FloatArray]:
+    """95% interval of a measure by class.
+
+    Parameters
+    ----------
+    name : str
+        The measure, of `ClassMeasure`.
+    observed : array
+        (unit,), the measure on the stimuli as they are. NaN where it has no value.
+    redrawn : array
+        (resample, unit), of `class_measures_redrawn`.
+    null : array
+        (resample, unit), of `class_measures_null`.
+    counts : array
+        (class_name,), the number of stimuli of each class.
+    best : array, optional
+        (unit,), the class that has the observed value, -1 for none; of measures that have one.
+    bounded : bool
+        False where negative responses take selectivity out of 0 to 1.
+
+    Returns
+    -------
+    low, high : array
+        (unit,) each, around `observed` and in the range of the measure. NaN where `observed` is,
+        and for a localist gap of exactly 0: extremes that tie have no tail.
+
+    Raises
+    ------
+    ResponseError
+        The shapes do not fit.
+
+    Notes
+    -----
+    What the interval is of, is the value that the same measure tends to with many times the stimuli
+    in the same proportions of classes; precision_at_k with k growing alike; anova_f as
+    1 + eta^2/(1 - eta^2) (N - C)/(C - 1), with eta^2 of many stimuli and N, C those at hand, which
+    is around the mean of F over samples of N. The gap and the run of extremes have no such value:
+    theirs is the mean over other samples of as many stimuli.
+
+    The interval is the "envelope" of `bootstrap_interval`. Where the null is not refuted it reaches
+    to the value without effect: 0, but 0.5 for roc_auc, 1 for anova_f, with p the largest share of
+    a class p for average_precision and precision_at_k and 2p/(1 + p) for max_f1, and the mean of
+    the null for the two of extremes. A share that fewer than 10 stimuli miss, out of those of the
+    class or of the k, can be missed by more of other stimuli than of these: the lower end is then
+    at most that of Wilson's interval (1927) for so many trials.
+
+    Measured share of 95% intervals that hold the true value, the least and the most over shifts of
+    one class by 0, 0.3, 0.7, 1.5, 3 and 6 standard deviations, and for rectified responses over 4
+    gradings of all classes (150 units, 150 resamples and shuffles). Rectified responses are half 0,
+    sparse ones nine tenths; of the unbalanced classes the smallest has 20 stimuli, the largest
+    200::
+
+        responses                      Gaussian    rectified   sparse      log-normal
+        10 classes of 30 stimuli
+          localist_selectivity         1.00 1.00   0.97 1.00   0.92 1.00   0.98 1.00
+          top_class_selectivity        0.96 1.00   0.96 1.00   0.98 1.00   0.95 1.00
+          precision_at_k               0.95 1.00   0.95 1.00   0.95 1.00   0.95 1.00
+          average_precision            0.91 1.00   0.91 1.00   0.92 1.00   0.91 1.00
+          max_f1                       0.91 1.00   0.91 1.00   0.91 1.00   0.91 1.00
+          anova_f                      0.95 1.00   0.95 1.00   0.91 1.00   0.93 1.00
+          recall_at_precision          0.88 1.00   0.88 1.00   0.88 1.00   0.88 1.00
+          max_informedness             0.89 1.00   0.89 1.00   0.93 1.00   0.89 1.00
+          roc_auc                      0.99 1.00   0.98 1.00   0.97 1.00   0.99 1.00
+        10 classes of 100 stimuli
+          localist_selectivity         0.99 1.00   0.97 1.00   0.94 0.98   0.97 0.99
+          top_class_selectivity        0.89 1.00   0.89 1.00   0.89 1.00   0.93 1.00
+          precision_at_k               0.92 1.00   0.92 1.00   0.92 1.00   0.92 1.00
+          average_precision            0.95 1.00   0.94 1.00   0.94 1.00   0.95 1.00
+          max_f1                       0.91 1.00   0.91 1.00   0.91 1.00   0.91 1.00
+          anova_f                      0.95 1.00   0.93 1.00   0.88 1.00   0.89 1.00
+          recall_at_precision          0.87 1.00   0.87 1.00   0.87 1.00   0.87 1.00
+          max_informedness             0.91 1.00   0.90 1.00   0.92 1.00   0.91 1.00
+          roc_auc                      0.97 1.00   0.93 1.00   0.91 1.00   0.97 1.00
+        10 unbalanced classes
+          localist_selectivity         0.99 1.00   0.96 1.00   0.85 1.00   0.97 0.99
+          top_class_selectivity        0.97 1.00   0.97 1.00   0.97 1.00   0.96 1.00
+          precision_at_k               0.93 1.00   0.93 1.00   0.93 1.00   0.93 1.00
+          average_precision            0.90 1.00   0.89 1.00   0.91 1.00   0.90 1.00
+          max_f1                       0.92 1.00   0.92 1.00   0.92 1.00   0.92 1.00
+          anova_f                      0.91 1.00   0.93 1.00   0.91 1.00   0.91 1.00
+          recall_at_precision          0.90 1.00   0.89 1.00   0.90 1.00   0.90 1.00
+          max_informedness             0.87 1.00   0.86 1.00   0.91 1.00   0.87 1.00
+          roc_auc                      0.93 1.00   0.91 1.00   0.93 1.00   0.93 1.00
+
+    Two classes of 100, and 60 of 50, rectified: 0.87 to 1 for all of these but max_informedness and
+    roc_auc. With two classes max_informedness fell to 0.83; with 60 in small steps, any of which
+    may seem the best, to 0.68, and roc_auc to 0.85. Of sparse units, up to 0.43 had a gap of 0 and
+    so no interval for it. Those of the gap and of the run are up to three times as wide as their
+    spread over samples calls for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> redrawn, null = np.full((99, 1), 1.0), np.full((99, 1), 0.3)
+    >>> low, high = class_measure_interval(
+    ...     "average_precision", [1.0], redrawn, null, counts=[30, 30], best=[0]
+    ... )
+    >>> low.round(3), high
+    (array([0.886]), array([1.]))
+    """
+    values = np.asarray(observed, dtype=np.float64)
+    sizes = np.asarray(counts, dtype=np.int64)
+    shuffled = np.asarray(null, dtype=np.float64)
+    no_effect = _without_effect(name, sizes, shuffled)
+    low, high = bootstrap_interval(values, redrawn, null=shuffled, no_effect=no_effect)
+    if name in _SHARES:
+        members = sizes[sizes > 0].min() if best is None else _members(np.asarray(best), sizes)
+        trials = np.minimum(members, _K) if name == "precision_at_k" else members
+        whole = {"precision_at_k": trials / _K, "top_class_selectivity": trials}.get(name, 1.0)
+        share = values / whole
+        few = trials * (1 - share) < _FEW
+        low = np.where(few, np.minimum(low, whole * _wilson_low(share, trials)), low)
+    if bounded or name not in ("class_selectivity", "ccmas"):
+        bounds = (0.0, sizes.max()) if name == "top_class_selectivity" else _RANGES.get(name)
+        low, high = np.clip(low, *(bounds or _NO_BOUNDS)), np.clip(high, *(bounds or _NO_BOUNDS))
+    if name == "localist_selectivity":
+        tied = values == 0
+        low, high = np.where(tied, np.nan, low), np.where(tied, np.nan, high)
+    return low, high
+
+
+def _without_effect(name: str, counts: IntArray, null: FloatArray) -> float | FloatArray:
+    """Return the measure of a unit to which classes are all the same."""
+    largest = float(counts.max() / counts.sum())
+    if name in _EXTREME:
+        mean: FloatArray = null.mean(axis=0)
+        return mean
+    if name in ("average_precision", "precision_at_k"):
+        return largest
+    if name == "max_f1":
+        return 2 * largest / (1 + largest)
+    if name == "recall_at_precision":
+        return float(largest >= _PRECISION)
+    return {"roc_auc": 0.5, "anova_f": 1.0}.get(name, 0.0)
+
+
+def _members(best: IntArray, counts: IntArray) -> IntArray:
+    """Return the stimuli of the best class (unit,), of the smallest class where there is none."""
+    members: IntArray = np.where(best >= 0, counts[best], counts[counts > 0].min())
+    return members
+
+
+def _wilson_low(share: FloatArray, trials: FloatArray | IntArray) -> FloatArray:
+    """Return the lower end of the 95% interval of a share of so many trials."""
+    z = 1.959963984540054
+    middle = share + z**2 / (2 * trials)
+    spread = z * np.sqrt(np.maximum(share * (1 - share), 0) / trials + (z / (2 * trials)) ** 2)
+    low: FloatArray = (middle - spread) / (1 + z**2 / trials)
+    return low
