@@ -13,9 +13,12 @@ import torch
 from conftest import REAL_GPU, make_stimuli, rounded_convolutions
 from pretend_device import pretend_device
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import unitprobe as up
 from unitprobe import metrics
+from unitprobe.ablation.graph import capture_graph
+from unitprobe.models import as_network
 
 
 def small(classes=4):
@@ -113,6 +116,19 @@ def test_a_full_sweep_of_ablations_is_the_same(gpu, stimuli, mode):
         for d in (None, gpu)
     )
     assert_same(here, there, 1e-3)
+
+
+def test_a_batch_norm_on_cuda_is_captured_as_a_graph():
+    """The choice of its kernel depends on the number of stimuli.
+
+    The tensors are PyTorch's own that claim to be on a GPU, which have no numbers.
+    """
+    layers = up.list_layers(small(), input_size=(3, 8, 8))
+    with FakeTensorMode(), torch.device("cuda"):
+        network, images = small(), torch.empty(2, 3, 8, 8)
+        assert images.device.type == "cuda"
+        graph = capture_graph(as_network(network), layers[2:3], images)
+    assert list(graph.places) == ["2"]
 
 
 @pytest.mark.parametrize("mode", ["zero", "noise"])
