@@ -6,6 +6,7 @@ from torch.nn.functional import conv2d
 
 from unitprobe.ablation import tiles
 from unitprobe.ablation.tiles import TiledConvolution
+from unitprobe.errors import UnitprobeWarning
 
 pytest.importorskip("numba")
 
@@ -108,3 +109,21 @@ def test_numbers_that_are_not_finite_stay_in_their_map():
     assert found[4, :, 3, 3].isnan().all()
     others = torch.arange(len(maps)) != 4
     assert torch.equal(found[others], expected[others].relu())
+
+
+@pytest.mark.parametrize("how", ["does not compile", "is wrong"])
+def test_a_loop_that_does_not_work_here_is_not_taken(how, monkeypatch):
+    def broken(*arguments):
+        if how == "does not compile":
+            raise TypeError("no such intrinsic\nand a long story")
+        arguments[-4][...] = 0.0  # the result
+
+    monkeypatch.setattr(tiles, "_loop", lambda: broken)
+    tiles._works.cache_clear()
+    try:
+        weight = make((8, 8))[0]
+        why = {"does not compile": "TypeError: no such intrinsic", "is wrong": "numbers are wrong"}
+        with pytest.warns(UnitprobeWarning, match=why[how]):
+            assert not TiledConvolution.suits(weight, 8, 8)
+    finally:
+        tiles._works.cache_clear()

@@ -12,6 +12,7 @@ errors.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -19,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from unitprobe.ablation.small_maps import transform_of
 from unitprobe.compiled import compile_loop, compiles
+from unitprobe.errors import UnitprobeWarning
 
 Floats = npt.NDArray[np.float32]
 
@@ -123,7 +126,31 @@ class TiledConvolution:
         padded = 16 * -(-height // 4) * -(-width // 4)
         if min(height, width) <= 4 or padded > _MOST_PADDING * height * width:
             return False
-        return _loop() is not None
+        return _loop() is not None and _works()
+
+
+@cache
+def _works() -> bool:
+    """Tell whether the loop compiles here, and convolves: it hangs on numba's inner parts."""
+    generator = torch.Generator().manual_seed(0)
+    weight, maps, base = (
+        torch.randn(shape, generator=generator)
+        for shape in ((_LANES, _LANES, 3, 3), (2, _LANES, 8, 8), (2, _LANES, 8, 8))
+    )
+    try:
+        found = TiledConvolution(weight)(maps, torch.zeros_like(maps), base, torch.arange(2))
+    except Exception as error:  # another numba, another llvmlite, another processor
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    else:
+        if torch.allclose(found, conv2d(maps, weight, padding=1) + base, rtol=0, atol=1e-3):
+            return True
+        why = "its numbers are wrong"
+    warnings.warn(
+        f"the compiled convolution does not work here ({why}): a slower one is taken",
+        UnitprobeWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 @cache
