@@ -12,8 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unitprobe.compiled import compile_loop
+from unitprobe.regularizer import mean_loops
+
 #: Half-precision values that a processor converts to single precision at a time: 4 MiB of these.
 _CONVERTED = 2**20
+
+#: Threads of torch up to which one thread of the compiled loop is quicker. Alone it takes 0.4 to
+#: 0.7 of the time of two of torch's, and a third of it within a training step.
+_THREADS = 4
 
 
 def mean_beside(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
@@ -46,8 +53,7 @@ def plain_mean(activation: Tensor, unit_axis: int) -> Tensor:
     dtype = torch.float32 if half else activation.dtype
     if not positions:
         return activation.to(dtype, copy=True)
-    large = half and activation.device.type == "cpu" and activation.numel() > _CONVERTED
-    if large and not torch.compiler.is_compiling():
+    if half and activation.device.type == "cpu" and not torch.compiler.is_compiling():
         return _mean_of_half(activation, unit_axis)
     return activation.mean(positions, dtype=dtype)
 
@@ -68,13 +74,20 @@ _scratch = _Scratch()
 
 
 def _mean_of_half(activation: Tensor, unit_axis: int) -> Tensor:
-    """Return the mean over positions of half-precision values, a few stimuli at a time.
+    """Return the mean over positions of half-precision values.
 
-    Converted as a whole they would go through memory once more.
+    They are converted one by one as they are added, in the compiled loop, or else a few stimuli at
+    a time: converted as a whole they would go through memory once more.
     """
     last = activation.movedim(unit_axis, -1)
     if last.is_contiguous():
         rows, axis = last.reshape(len(last), -1, last.shape[-1]), 1
+        if rows.dtype == torch.bfloat16 and torch.get_num_threads() <= _THREADS:
+            loop = compile_loop(mean_loops.mean_over_positions)
+            if loop is not None:
+                means = torch.empty(len(rows), rows.shape[2])
+                loop(rows.detach().view(torch.uint16).numpy(), means.numpy())
+                return means
     else:
         first = activation.movedim(unit_axis, 1)
         rows, axis = first.reshape(len(first), first.shape[1], -1), 2
