@@ -223,7 +223,7 @@ def _alike(pairs: list[tuple[Any, Any]], layers: int) -> dict[str, list[float]]:
 
 def _rotation(responses: Responses, labels: npt.NDArray[np.int64]) -> xr.Dataset:
     found = [
-        selectivity_upper_bound(response, labels, restarts=0, seed=0)
+        selectivity_upper_bound(response, labels, restarts=1, seed=0)
         for response in responses.values()
     ]
     values = {

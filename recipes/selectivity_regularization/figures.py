@@ -93,8 +93,9 @@ def draw_all(
                 "Did selectivity only rotate?",
                 f"From {controls.attrs['stimuli']} test images; means over seeds. Similarity to "
                 "the plain network of the same seed (dashed: between plain networks of different "
-                "seeds, where there are two), and the most SI that a rotation of the layer was "
-                "found to show, on images that it was not fitted to (dotted: its noise floor).",
+                "seeds, where there are two), and the SI of the rotation of the layer that was "
+                "found to show the most beyond its floor, on images that it was not fitted to "
+                "(dotted: its noise floor).",
                 lambda: _rotation(controls),
             ),
             (

@@ -302,11 +302,11 @@ def _controls(controls: xr.Dataset) -> str:
             "### Rotation",
             "Means over layers, then networks [95% t interval over networks]. CKA and PWCCA to the "
             f"plain network of the same seed, on {controls.attrs['stimuli']:,} test images. "
-            f"{baseline} Best rotation: the most SI (rectified directions, dead ones counted as 0) "
-            "that gradient ascent over rotations of a layer found on half of these images, on the "
-            "other half; a search may miss the best, so the true upper bound may be higher. "
-            "At the axes: the units themselves, likewise. Floors: labels shuffled; "
-            "a rotation finds directions that respond to few images, which raises the floor.",
+            f"{baseline} Best rotation: the most SI beyond its floor (rectified directions, dead "
+            "ones counted as 0) that gradient ascent over rotations of a layer found on half of "
+            "these images, on the other half; a search may miss the best, so the true upper bound "
+            "may be higher. At the axes: the units themselves, likewise. Floors: labels shuffled; "
+            "a direction that responds to few images has a higher one.",
             markdown_table(
                 [
                     "alpha",
