@@ -367,8 +367,8 @@ class TestPathsThatDependOnTheData:
         ran = []
         with Probe(model) as probe:
             model.conv1.register_forward_hook(lambda *_: ran.append(1))
-            probe(torch.randn(4, 3, 32, 32))
-        assert len(ran) == 2  # once to find the layers
+            probe(torch.randn(9, 3, 32, 32))
+        assert len(ran) == 4  # once to find the layers, twice to see whether stimuli mix
 
 
 class Squeezing(nn.Module):
@@ -437,6 +437,41 @@ class Forgetful(nn.Module):
 def test_responses_that_are_no_matter_of_their_stimulus_alone_are_warned_of(network, says):
     with Probe(network) as probe, pytest.warns(UnitprobeWarning, match=says):
         probe(torch.randn(4, 3, 5, 5))
+
+
+class Centred(nn.Module):
+    """Takes the mean of the batch from each stimulus."""
+
+    def forward(self, images):
+        return nn.functional.relu(images - images.mean(0))
+
+
+class Noisy(nn.Module):
+    def forward(self, images):
+        return nn.functional.relu(images + torch.randn_like(images))
+
+
+@pytest.mark.parametrize("network", [Centred(), Noisy()])
+def test_a_network_that_mixes_the_stimuli_of_a_batch_is_warned_of_once(network):
+    stimuli = torch.randn(4, 3, 5, 5)
+    with Probe(network) as probe, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        probe(stimuli)
+        probe(stimuli)
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"{type(network).__name__}: layer 'relu' (1 of 1 layers) responds differently to a "
+        "stimulus shown with another than to it alone: the network mixes the stimuli of a batch, "
+        "or draws random numbers, so responses depend on batch_size and on the order of the stimuli"
+    )
+    assert probe.stimulus_count == 8
+
+
+def test_to_look_whether_stimuli_mix_leaves_the_stimuli_as_they_are():
+    stimuli = torch.randn(3, 4)
+    before = stimuli.clone()
+    with Probe(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2), nn.ReLU())) as probe:
+        assert torch.equal(probe.resolve(stimuli) and stimuli, before)
 
 
 class StandardizedWeights(nn.Conv2d):

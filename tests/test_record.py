@@ -158,7 +158,7 @@ def test_what_no_fingerprint_sees_is_compared_before_going_on(tmp_path, small_sh
             torchvision.transforms.functional.to_tensor(image) * factor["value"]
         ),
     )
-    handle = interrupt_after(model, 6)
+    handle = interrupt_after(model, 8)
     with pytest.raises(InterruptedTestError):
         up.record(model, scaled, tmp_path / "s.h5", batch_size=4)
     handle.remove()
@@ -209,7 +209,8 @@ def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(
     tmp_path, reused, stimuli, small_shards
 ):
     up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
-    handle = interrupt_after(reused, 6)  # two listing passes, then two shards of two batches
+    # Four passes to look at the network, then two shards of two batches.
+    handle = interrupt_after(reused, 8)
     with pytest.raises(InterruptedTestError):
         up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
@@ -218,14 +219,14 @@ def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(
     handle = reused.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
     up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
-    assert sum(passes[2:]) == 1 + 26 - 2 * 8  # one to compare, and only what was missing
+    assert sum(passes[4:]) == 1 + 26 - 2 * 8  # one to compare, and only what was missing
     assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
 
 
 @pytest.mark.parametrize("what", ["numbers", "mark", "structure"])
 def test_a_damaged_shard_alone_is_recorded_again(tmp_path, reused, stimuli, small_shards, what):
     up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
-    handle = interrupt_after(reused, 6)
+    handle = interrupt_after(reused, 8)
     with pytest.raises(InterruptedTestError):
         up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
@@ -243,7 +244,7 @@ def test_a_damaged_shard_alone_is_recorded_again(tmp_path, reused, stimuli, smal
     up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()
     recorded_again = 0 if what == "structure" else 8
-    assert sum(seen[2:]) == 1 + 26 - 2 * 8 + recorded_again
+    assert sum(seen[4:]) == 1 + 26 - 2 * 8 + recorded_again
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
@@ -265,7 +266,7 @@ def damage(path, place):
 def test_another_recording_never_continues_an_unfinished_one(
     tmp_path, reused, stimuli, small_shards, change, word
 ):
-    handle = interrupt_after(reused, 6)
+    handle = interrupt_after(reused, 8)
     with pytest.raises(InterruptedTestError):
         up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
     handle.remove()

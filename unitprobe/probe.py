@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType, TracebackType
 from typing import Any
 
@@ -33,7 +33,7 @@ from unitprobe.layers import (
 )
 from unitprobe.layers.calls import Call
 from unitprobe.models import Network, as_network
-from unitprobe.responses import check_pool, pool_activation
+from unitprobe.responses import check_pool, pool_activation, warn_if_mixed
 
 #: Receives a layer, its activation and the positional arguments of the call that computed it. A
 #: tensor that it returns takes the activation's place.
@@ -123,6 +123,9 @@ class Probe:
     the stimuli one by one, so that what a stimulus gives does not depend on the others; where it
     did not reach a layer, its responses are NaN, and on leaving the context a warning says so.
 
+    The first call also looks whether a stimulus gives the same alone and beside another, and warns
+    if the network mixes the stimuli of a batch.
+
     Parameters
     ----------
     model : Network or nn.Module
@@ -208,7 +211,20 @@ class Probe:
             check_pool(self._pool, self.layers)
             self._watcher = watch_layers(self._module, self.layers, self._keep)
             self._watcher.attach()
+            if self._open and not (found.doubts or self._one_by_one):
+                self._look_whether_stimuli_mix(example)
         return self.layers
+
+    def _look_whether_stimuli_mix(self, stimuli: Tensor) -> None:
+        if len(stimuli) < 2:
+            return
+        before = self.stimulus_count, self.unreached.copy()
+        # Some networks cannot run on one stimulus: then there is nothing to compare.
+        with suppress(ModelError):
+            # Copies: a network may write over its input.
+            alone, beside = self(stimuli[:1].clone()), self(stimuli[:2].clone())
+            warn_if_mixed(self._network.name, alone, beside)
+        self.stimulus_count, self.unreached = before
 
     def __call__(
         self, stimuli: Tensor, into: Mapping[str, Tensor] | None = None

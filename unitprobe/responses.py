@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unitprobe.errors import LayerError, OptionError, ResponseError
+from unitprobe.errors import LayerError, OptionError, ResponseError, UnitprobeWarning
 from unitprobe.layers import Layer
 
 #: How positions are pooled. ``"none"`` keeps them.
@@ -108,6 +109,50 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
     "max": lambda activation, positions: activation.amax(positions),
     "center": _center,
 }
+
+
+#: Share of a layer's largest response up to which two responses may differ by rounding, also in
+#: half precision: how a processor multiplies may hang on the size of the batch.
+_ROUNDING = 5e-2
+
+
+def warn_if_mixed(network: str, alone: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> None:
+    """Warn if a stimulus has other responses beside another stimulus than alone.
+
+    Parameters
+    ----------
+    network : str
+        Its name.
+    alone, beside : mapping of str to Tensor
+        Responses of each layer, (stimulus, unit) or (stimulus, unit, y, x): to one stimulus, and to
+        the same one and another after it.
+
+    Warns
+    -----
+    UnitprobeWarning
+        The responses differ by more than rounding: the network mixes the stimuli of a batch (by
+        the mean of a batch, say), or is random. Either way what a stimulus gives is not a matter
+        of this stimulus alone.
+    """
+    mixed = [name for name in alone if _differ(alone[name][0], beside[name][0])]
+    if mixed:
+        warnings.warn(
+            f"{network}: layer {mixed[0]!r} ({len(mixed)} of {len(alone)} layers) responds "
+            "differently to a stimulus shown with another than to it alone: the network mixes the "
+            "stimuli of a batch, or draws random numbers, so responses depend on batch_size and on "
+            "the order of the stimuli",
+            UnitprobeWarning,
+            stacklevel=2,
+        )
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return True
+    # What is not finite on both sides is refused elsewhere.
+    one, other = torch.nan_to_num(one.float()), torch.nan_to_num(other.float())
+    scale = torch.maximum(one.abs().amax(), other.abs().amax())
+    return bool((one - other).abs().amax() > _ROUNDING * scale)
 
 
 def check_finite(
