@@ -14,7 +14,7 @@ PACKAGE = ROOT / "unitprobe"
 FLOORS = [
     ["errors"],
     ["compiled", "memory"],
-    ["metrics", "models", "progress", "stimuli"],
+    ["means", "metrics", "models", "progress", "stimuli"],
     ["inference", "layers", "online"],
     ["batches", "responses", "store"],
     ["probe", "weights"],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unitprobe.errors import LayerError, OptionError, ResponseError, UnitprobeWarning
 from unitprobe.layers import Layer
+from unitprobe.means import mean_over_positions, position_axes
 
 #: How positions are pooled. ``"none"`` keeps them.
 Pool = Literal["mean", "max", "center", "cls", "none"]
@@ -80,11 +81,11 @@ def pool_activation(
     >>> pool_activation(torch.tensor([[[[1.0, 3.0]]]]), unit_axis=1, pool="mean")
     tensor([[2.]])
     """
-    if activation.dtype in (torch.float16, torch.bfloat16) and pool == "mean":
-        activation = activation.float()
     unit = unit_axis % activation.ndim
-    positions = [axis for axis in range(1, activation.ndim) if axis != unit]
-    if pool == "none":
+    positions = position_axes(activation.ndim, unit)
+    if pool == "mean":
+        pooled = mean_over_positions(activation, unit)
+    elif pool == "none":
         pooled = activation.movedim(unit, 1) if len(positions) > 1 else activation
     elif not positions:
         pooled = activation
@@ -94,7 +95,7 @@ def pool_activation(
         pooled = _REDUCTIONS[pool](activation, positions)
     if into is not None and into.shape == pooled.shape:
         return into.copy_(pooled)
-    reduced = positions and pool in ("mean", "max")
+    reduced = pool == "mean" or (positions and pool == "max")
     return pooled if reduced else pooled.clone()
 
 
@@ -105,7 +106,6 @@ def _center(activation: Tensor, positions: list[int]) -> Tensor:
 
 
 _REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
-    "mean": lambda activation, positions: activation.mean(positions),
     "max": lambda activation, positions: activation.amax(positions),
     "center": _center,
 }

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unitprobe.compiled import compiles
-from unitprobe.regularizer import pooling
-from unitprobe.regularizer.pooling import mean_beside, plain_mean
+from unitprobe.regularizer.pooling import mean_beside
 
 LAYOUTS = {
     "map": ((6, 16, 8, 8), 1, torch.contiguous_format),
@@ -61,44 +59,8 @@ def test_values_and_gradients_are_those_of_plain_operations(activate, layout, pa
     torch.testing.assert_close(gradient, expected_gradient)
 
 
-@pytest.fixture(params=["compiled loop", "without the loop"])
-def loop(request, monkeypatch):
-    """Average half-precision values with the compiled loop, or as where numba is not installed."""
-    if request.param == "without the loop":
-        monkeypatch.setattr(pooling, "compile_loop", lambda _: None)
-    elif not compiles():
-        pytest.skip("numba is not installed")
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "no positions"])
-def test_half_precision_is_averaged_in_single_precision(layout, dtype, loop):
-    shape, unit, memory_format = LAYOUTS[layout]
-    values = torch.randn(shape, dtype=dtype)
-    if len(shape) == 4:
-        values = values.to(memory_format=memory_format)
-    mean = plain_mean(values, unit)
-    assert mean.dtype == torch.float32
-    axes = [axis for axis in range(1, len(shape)) if axis != unit % len(shape)]
-    torch.testing.assert_close(mean, values.float().mean(axes))
-
-
-def test_a_large_half_precision_map_is_averaged_in_single_precision(loop):
-    values = torch.randn(3, 48, 100, 101).bfloat16().to(memory_format=torch.channels_last)
-    mean = values.float().mean((2, 3))
-    torch.testing.assert_close(plain_mean(values, 1), mean)
-    torch.testing.assert_close(plain_mean(values.contiguous(), 1), mean)
-
-
-def test_what_is_not_finite_stays_so_in_the_mean_of_half_precision(loop):
-    values = torch.ones(1, 4, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    values[0, :3, 1, 1] = torch.tensor([torch.inf, -torch.inf, torch.nan])
-    expected = torch.tensor([[torch.inf, -torch.inf, torch.nan, 1.0]])
-    torch.testing.assert_close(plain_mean(values, 1), expected, equal_nan=True)
-
-
 @pytest.mark.parametrize("layout", ["map, channels last", "tokens", "map"])
-def test_half_precision_has_the_gradient_of_plain_operations(layout, loop):
+def test_half_precision_has_the_gradient_of_plain_operations(layout):
     (_, gradient), (_, expected) = both(torch.relu, LAYOUTS[layout], True, torch.bfloat16)
     torch.testing.assert_close(gradient, expected, rtol=2e-2, atol=2e-2)
 

@@ -6,21 +6,12 @@ the layer's gradient: passes over memory that cost more than the arithmetic of t
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unitprobe.compiled import compile_loop
-from unitprobe.regularizer import mean_loops
-
-#: Half-precision values that a processor converts to single precision at a time: 4 MiB of these.
-_CONVERTED = 2**20
-
-#: Threads of torch up to which one thread of the compiled loop is quicker. Alone it takes 0.4 to
-#: 0.7 of the time of two of torch's, and a third of it within a training step.
-_THREADS = 4
+from unitprobe.means import mean_over_positions, position_axes
 
 
 def mean_beside(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
@@ -46,63 +37,6 @@ def mean_beside(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
     return result
 
 
-def plain_mean(activation: Tensor, unit_axis: int) -> Tensor:
-    """Return the mean over positions, (stimulus, unit), in single precision at least."""
-    positions = _positions(activation.ndim, unit_axis % activation.ndim)
-    half = activation.dtype in (torch.float16, torch.bfloat16)
-    dtype = torch.float32 if half else activation.dtype
-    if not positions:
-        return activation.to(dtype, copy=True)
-    if half and activation.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _mean_of_half(activation, unit_axis)
-    return activation.mean(positions, dtype=dtype)
-
-
-class _Scratch(threading.local):
-    """Memory that is taken once: to take it anew for each layer costs more than to fill it."""
-
-    def __init__(self) -> None:
-        self.values = torch.empty(0)
-
-    def like(self, part: Tensor) -> Tensor:
-        if self.values.numel() < part.numel():
-            self.values = torch.empty(part.numel())
-        return self.values[: part.numel()].view(part.shape)
-
-
-_scratch = _Scratch()
-
-
-def _mean_of_half(activation: Tensor, unit_axis: int) -> Tensor:
-    """Return the mean over positions of half-precision values.
-
-    They are converted one by one as they are added, in the compiled loop, or else a few stimuli at
-    a time: converted as a whole they would go through memory once more.
-    """
-    last = activation.movedim(unit_axis, -1)
-    if last.is_contiguous():
-        rows, axis = last.reshape(len(last), -1, last.shape[-1]), 1
-        if rows.dtype == torch.bfloat16 and torch.get_num_threads() <= _THREADS:
-            loop = compile_loop(mean_loops.mean_over_positions)
-            if loop is not None:
-                means = torch.empty(len(rows), rows.shape[2])
-                loop(rows.detach().view(torch.uint16).numpy(), means.numpy())
-                return means
-    else:
-        first = activation.movedim(unit_axis, 1)
-        rows, axis = first.reshape(len(first), first.shape[1], -1), 2
-    means = rows.new_empty((len(rows), last.shape[-1]), dtype=torch.float32)
-    step = max(1, _CONVERTED * len(rows) // rows.numel())
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        torch.mean(_scratch.like(part).copy_(part), axis, out=means[start : start + step])
-    return means
-
-
-def _positions(dimensions: int, unit: int) -> list[int]:
-    return [axis for axis in range(1, dimensions) if axis != unit]
-
-
 class _MeanBeside(torch.autograd.Function):
     """The identity and the mean at once.
 
@@ -115,7 +49,7 @@ class _MeanBeside(torch.autograd.Function):
     def forward(ctx: Any, activation: Tensor, _again: Tensor, unit: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.unit, ctx.shape, ctx.dtype = unit, activation.shape, activation.dtype
-        return activation.detach(), plain_mean(activation, unit)
+        return activation.detach(), mean_over_positions(activation, unit)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
@@ -135,7 +69,7 @@ def _at_every_position(share: Tensor, shape: torch.Size, unit: int, side_by_side
     row of the map: a sum over as few as 16 values at a time is not vectorised, which is 15 times
     slower in bfloat16.
     """
-    *rows, place = _positions(len(shape), unit) or [0]
+    *rows, place = position_axes(len(shape), unit) or [0]
     if not (side_by_side and rows):
         one = [length if axis in (0, unit) else 1 for axis, length in enumerate(shape)]
         return share.reshape(one).expand(shape)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unitprobe.errors import LayerNotFoundError, OptionError, nearest
 from unitprobe.layers import CallWatcher, Layer, Selection, list_layers_of_call, select_layers
+from unitprobe.means import mean_over_positions
 from unitprobe.models import Network, as_network
 from unitprobe.probe import watch_layers
 from unitprobe.regularizer.checks import (
@@ -30,7 +31,7 @@ from unitprobe.regularizer.measures import (
     measure_units,
     sum_over_processes,
 )
-from unitprobe.regularizer.pooling import mean_beside, plain_mean
+from unitprobe.regularizer.pooling import mean_beside
 
 _NEEDS_EXAMPLE = (
     "the layers of a compiled network cannot be found while it runs: give the regularizer some "
@@ -328,7 +329,7 @@ class SelectivityRegularizer:
         assert layer.unit_axis is not None
         if torch.compiler.is_compiling() or not activation.requires_grad:
             # A compiler merges the passes over memory itself.
-            self._responses[layer.name] = plain_mean(activation, layer.unit_axis)
+            self._responses[layer.name] = mean_over_positions(activation, layer.unit_axis)
             return None
         passed_on, mean = mean_beside(activation, layer.unit_axis)
         self._responses[layer.name] = mean

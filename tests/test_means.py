@@ -1,0 +1,75 @@
+"""The mean over positions is that of values in single precision, whatever the layout."""
+
+import pytest
+import torch
+
+from unitprobe import means
+from unitprobe.compiled import compiles
+from unitprobe.means import mean_over_positions
+
+LAYOUTS = {
+    "map": ((6, 16, 8, 8), 1, torch.contiguous_format),
+    "map, channels last": ((6, 16, 8, 8), 1, torch.channels_last),
+    "odd map, channels last": ((5, 3, 7, 3), 1, torch.channels_last),
+    "one position": ((4, 5, 1, 1), 1, torch.channels_last),
+    "tokens": ((4, 12, 10), -1, torch.contiguous_format),
+    "tokens that look like rows": ((2, 8, 4), 1, torch.contiguous_format),
+    "units in the middle": ((4, 10, 12), 1, torch.contiguous_format),
+    "channels at the end": ((4, 6, 6, 5), -1, torch.contiguous_format),
+    "no positions": ((8, 7), -1, torch.contiguous_format),
+}
+
+
+@pytest.fixture(params=["compiled loop", "without the loop"])
+def loop(request, monkeypatch):
+    """Average half-precision values with the compiled loop, or as where numba is not installed."""
+    if request.param == "without the loop":
+        monkeypatch.setattr(means, "compile_loop", lambda _: None)
+    elif not compiles():
+        pytest.skip("numba is not installed")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_half_precision_is_averaged_in_single_precision(layout, dtype, loop):
+    shape, unit, memory_format = layout
+    values = torch.randn(shape, dtype=dtype)
+    if len(shape) == 4:
+        values = values.to(memory_format=memory_format)
+    mean = mean_over_positions(values, unit)
+    assert mean.dtype == torch.float32
+    axes = [axis for axis in range(1, len(shape)) if axis != unit % len(shape)]
+    torch.testing.assert_close(mean, values.float().mean(axes) if axes else values.float())
+
+
+def test_a_large_half_precision_map_is_averaged_in_single_precision(loop):
+    values = torch.randn(3, 48, 100, 101).bfloat16().to(memory_format=torch.channels_last)
+    mean = values.float().mean((2, 3))
+    torch.testing.assert_close(mean_over_positions(values, 1), mean)
+    torch.testing.assert_close(mean_over_positions(values.contiguous(), 1), mean)
+
+
+def test_what_is_not_finite_stays_so_in_the_mean_of_half_precision(loop):
+    values = torch.ones(1, 4, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    values[0, :3, 1, 1] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    expected = torch.tensor([[torch.inf, -torch.inf, torch.nan, 1.0]])
+    torch.testing.assert_close(mean_over_positions(values, 1), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_single_and_double_precision_stay_so_and_nothing_is_a_view(layout):
+    shape, unit, _ = layout
+    for dtype in (torch.float32, torch.float64):
+        values = torch.randn(shape, dtype=dtype)
+        axes = [axis for axis in range(1, len(shape)) if axis != unit % len(shape)]
+        expected = values.mean(axes) if axes else values.clone()
+        mean = mean_over_positions(values, unit)
+        values.zero_()
+        assert mean.dtype == dtype
+        assert torch.equal(mean, expected)
+
+
+def test_the_mean_of_no_stimuli_is_empty(loop):
+    values = torch.empty(0, 4, 3, 3, dtype=torch.bfloat16)
+    assert mean_over_positions(values, 1).shape == (0, 4)
+    assert mean_over_positions(values.to(memory_format=torch.channels_last), 1).shape == (0, 4)
