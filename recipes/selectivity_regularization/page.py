@@ -114,12 +114,27 @@ def _what_was_run(runs: xr.Dataset, controls: xr.Dataset | None, data_note: str)
         )
     if runs.attrs["unfinished"]:
         lines.append(f"- Started and not finished: {', '.join(runs.attrs['unfinished'])}.")
+    lines += _unstable(runs)
     if runs.attrs["schedules"]:
         left = ", ".join(runs.attrs["schedules"])
         lines.append(f"- Left out, because alpha is a schedule over epochs: {left}.")
     if controls is None:
         lines.append("- Not run: the controls that need the networks (rotation, ablation).")
     return "## What was run\n\n" + "\n".join(lines)
+
+
+def _unstable(runs: xr.Dataset) -> list[str]:
+    """Name the networks whose training fell apart: another learning rate might have kept them."""
+    losses = runs["train_loss"].stack(network=("alpha", "seed")).transpose("network", "epoch")
+    found = []
+    for (alpha, seed), curve in zip(losses["network"].data, losses.data, strict=True):
+        if (curve[1:] > 1.5 * curve[0]).any():
+            found.append(
+                f"alpha {alpha:g} seed {seed} (from {curve[0]:.2f} to {curve.max():.2f} in epoch "
+                f"{curve.argmax() + 1}; {curve[-1]:.2f} in the last)"
+            )
+    what = "- Unstable, the training loss rose to more than 1.5 times that of the first epoch"
+    return [f"{what}: {'; '.join(found)}."] if found else []
 
 
 def _claims(judgements: Sequence[Judgement], config: dict[str, object]) -> str:

@@ -478,6 +478,7 @@ def test_the_page_says_what_was_run_and_what_was_not(small):
     assert "4 networks" in page
     assert "Alphas: -1 (seeds 0); 0 (seeds 0, 1); 1 (seeds 0)." in page
     assert "without a finished run: alpha -1 seed 1, alpha 1 seed 1." in page
+    assert "Unstable" not in page
     assert "Started and not finished: alpha-5-seed0." in page
     assert "Not run: the controls" in page
     assert "JPEG copies." in page
@@ -485,6 +486,17 @@ def test_the_page_says_what_was_run_and_what_was_not(small):
     assert "python train.py --model resnet20 --data cifar10:DIR --preset full --alpha" in page
     assert "Not run: it is about resnet18 on tinyimagenet." in page
     assert "one seed: no interval" in page
+
+
+def test_the_page_names_networks_whose_training_fell_apart(small):
+    place = write_run(small, "+3", 0, 0.1, 0.4)
+    run = xr.load_dataset(place / "run.nc", engine="h5netcdf")
+    run["train_loss"] = ("epoch", [1.9, 70.44, 2.1])
+    run.to_netcdf(place / "run.nc", engine="h5netcdf")
+    runs = gather_runs(small)
+    page = write_page(runs, judge_claims(runs), None, [], table_file="all.csv")
+    (line,) = (line for line in page.splitlines() if line.startswith("- Unstable"))
+    assert line.endswith(": alpha 3 seed 0 (from 1.90 to 70.44 in epoch 2; 2.10 in the last).")
 
 
 def test_an_interval_of_one_network_is_called_what_it_is(small):
