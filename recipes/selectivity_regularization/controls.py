@@ -19,8 +19,9 @@ from runs import WEIGHTS
 from torch import Tensor, nn
 
 import unitprobe as up
+from unitprobe.compiled import run_in_threads
 from unitprobe.errors import ContentsMismatchError, OptionError, StoreNotFoundError
-from unitprobe.inference.upper_bound import selectivity_upper_bound
+from unitprobe.inference.upper_bound import SelectivityUpperBound, selectivity_upper_bound
 from unitprobe.metrics import class_selectivity, linear_cka, pwcca
 
 Responses = dict[str, npt.NDArray[np.float32]]
@@ -222,10 +223,14 @@ def _alike(pairs: list[tuple[Any, Any]], layers: int) -> dict[str, list[float]]:
 
 
 def _rotation(responses: Responses, labels: npt.NDArray[np.int64]) -> xr.Dataset:
-    found = [
-        selectivity_upper_bound(response, labels, restarts=1, seed=0)
-        for response in responses.values()
-    ]
+    bounds: dict[str, SelectivityUpperBound] = {}
+
+    def search(layer: str) -> None:
+        bounds[layer] = selectivity_upper_bound(responses[layer], labels, restarts=1, seed=0)
+
+    # The widest first, so that no thread is left with one at the end.
+    run_in_threads(search, sorted(responses, key=lambda layer: -responses[layer].shape[1]))
+    found = [bounds[layer] for layer in responses]
     values = {
         "at_axes": [each.at_axes for each in found],
         "at_axes_null": [each.at_axes_null for each in found],
