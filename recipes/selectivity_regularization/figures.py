@@ -60,7 +60,8 @@ def draw_all(
             "Accuracy against alpha and selectivity",
             "Test accuracy against alpha, and against class selectivity (SI, mean over units and "
             f"then over {layers} layers, test images). One point a network, a line through the "
-            "means over seeds; bars: 95% t intervals over networks where there are two or more.",
+            "means over seeds; bars: 95% t intervals over networks where there are two or more, "
+            "cut where they leave the axis.",
             lambda: _accuracy(runs),
         ),
         (
@@ -187,6 +188,15 @@ def _draw_by_alpha(ax: Axes, values: xr.DataArray, label: str) -> None:
         ax.vlines(alpha, estimate.low, estimate.high, color=[colours[alpha]], lw=1.5, zorder=2)
     _alpha_axis(ax, alphas)
     ax.set_ylabel(label, fontsize=8)
+    _cut_bars(ax, float(values.min()), float(values.max()))
+
+
+def _cut_bars(ax: Axes, lowest: float, highest: float) -> None:
+    """End the axis near the networks: an interval of two that differ much may hide them all."""
+    room = 0.15 * (highest - lowest)
+    if room > 0:
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(max(bottom, lowest - room), min(top, highest + room))
 
 
 def _accuracy(runs: xr.Dataset) -> Figure:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import figures
 import numpy as np
 import options
 import pandas as pd
@@ -459,6 +460,14 @@ def test_every_figure_is_a_png_fit_for_a_page(small, tmp_path):
         assert content.startswith(b"\x89PNG")
         assert 5_000 < len(content) < 150_000
     assert len(draw_all(runs, None, tmp_path, "page")) == 4
+
+
+def test_an_interval_of_two_networks_that_differ_much_does_not_hide_the_points(small):
+    write_run(small, "+1", 1, 0.1, 0.7)
+    (left, _) = figures._accuracy(gather_runs(small)).axes[:2]
+    bottom, top = left.get_ylim()
+    assert -5 < bottom < 10
+    assert 90 < top < 110
 
 
 def test_alphas_have_different_colours_by_sign():
