@@ -467,6 +467,21 @@ def test_a_network_that_mixes_the_stimuli_of_a_batch_is_warned_of_once(network):
     assert probe.stimulus_count == 8
 
 
+class EndsInRounding(nn.Module):
+    """Ends in what is like rounding, as PoolFormer's maps less their local average do."""
+
+    def forward(self, images):
+        wide = nn.functional.relu(images)
+        return nn.functional.gelu(1e-9 * torch.rand(len(images), 3, 5, 5) + 0 * wide)
+
+
+def test_responses_that_are_rounding_and_nothing_else_are_not_taken_for_mixed():
+    with Probe(EndsInRounding()) as probe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        responses = probe(torch.randn(4, 3, 5, 5))
+    assert len(responses) == 2
+
+
 def test_to_look_whether_stimuli_mix_leaves_the_stimuli_as_they_are():
     stimuli = torch.randn(3, 4)
     before = stimuli.clone()

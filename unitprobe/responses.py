@@ -114,6 +114,9 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
 #: Share of a layer's largest response up to which two responses may differ by rounding, also in
 #: half precision: how a processor multiplies may hang on the size of the batch.
 _ROUNDING = 5e-2
+#: And of the largest response of all layers: where positions cancel out in the mean, as those of a
+#: map less its local average do, a layer's responses are rounding and nothing else.
+_NOTHING = 1e-4
 
 
 def warn_if_mixed(network: str, alone: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> None:
@@ -134,7 +137,13 @@ def warn_if_mixed(network: str, alone: Mapping[str, Tensor], beside: Mapping[str
         the mean of a batch, say), or is random. Either way what a stimulus gives is not a matter
         of this stimulus alone.
     """
-    mixed = [name for name in alone if _differ(alone[name][0], beside[name][0])]
+    found = {name: _difference(alone[name][0], beside[name][0]) for name in alone}
+    largest = max((scale for _, scale in found.values()), default=0.0)
+    mixed = [
+        name
+        for name, (difference, scale) in found.items()
+        if difference > max(_ROUNDING * scale, _NOTHING * largest)
+    ]
     if mixed:
         warnings.warn(
             f"{network}: layer {mixed[0]!r} ({len(mixed)} of {len(alone)} layers) responds "
@@ -146,13 +155,14 @@ def warn_if_mixed(network: str, alone: Mapping[str, Tensor], beside: Mapping[str
         )
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
+def _difference(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """Return the largest difference of two responses, and the largest of them."""
     if one.shape != other.shape:
-        return True
+        return np.inf, 0.0
     # What is not finite on both sides is refused elsewhere.
     one, other = torch.nan_to_num(one.float()), torch.nan_to_num(other.float())
     scale = torch.maximum(one.abs().amax(), other.abs().amax())
-    return bool((one - other).abs().amax() > _ROUNDING * scale)
+    return float((one - other).abs().amax()), float(scale)
 
 
 def check_finite(
