@@ -12,13 +12,13 @@ PACKAGE = ROOT / "unitprobe"
 
 # Ground first. Modules of one room may import one another; rooms of one floor may not.
 FLOORS = [
-    ["errors"],
+    ["errors", "typing"],
     ["compiled", "memory"],
     ["means", "metrics", "models", "progress", "stimuli"],
     ["inference", "layers", "online"],
     ["batches", "responses", "store"],
     ["probe", "weights"],
-    ["ablation", "analysis", "record", "regularizer"],
+    ["ablation", "analysis", "recording", "regularizer"],
     ["plots", "streaming"],
     ["report"],
     ["demo"],

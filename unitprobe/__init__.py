@@ -6,7 +6,7 @@ from unitprobe.analysis import analyze, layer_table, unit_table
 from unitprobe.layers import Layer, list_layers
 from unitprobe.models import Network, load_model
 from unitprobe.probe import Probe
-from unitprobe.record import record
+from unitprobe.recording import record
 from unitprobe.regularizer import SelectivityRegularizer, alpha_schedule
 from unitprobe.stimuli import Stimuli, load_stimuli
 from unitprobe.store import open_store, save_tree, verify_store

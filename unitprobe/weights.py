@@ -31,8 +31,8 @@ from unitprobe.layers.discover import example_input
 from unitprobe.layers.layer import NONLINEARITIES, kind_of_operation
 from unitprobe.layers.outputs import Path, named_tensors, tensors_in
 from unitprobe.models import Network, as_network
+from unitprobe.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
 

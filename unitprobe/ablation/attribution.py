@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -34,8 +33,7 @@ from unitprobe.models import Network, output_indices
 from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
-
-IntArray = npt.NDArray[np.int64]
+from unitprobe.typing import IntArray
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from unitprobe import metrics as m
 from unitprobe.inference import ClassMeasure
+from unitprobe.typing import FloatArray
 
 Responses: TypeAlias = npt.NDArray[Any]
 Labels: TypeAlias = npt.NDArray[np.int64]
-FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 #: Measures of how the responses of a unit depend on the class; each can have a null.
 CLASS_MEASURES: tuple[ClassMeasure, ...] = (

@@ -19,12 +19,12 @@ from unitprobe.analysis.catalogue import (
     RANKING_MEASURES,
     TUNING,
     UNIT_METRICS,
-    FloatArray,
     Labels,
     Responses,
 )
 from unitprobe.errors import ResponseError
 from unitprobe.inference import ClassMeasure
+from unitprobe.typing import FloatArray
 
 # Of whom the resampled values are computed: `class_measures_null` or `class_measures_redrawn`.
 _Resampling = Callable[..., dict[str, FloatArray]]

@@ -131,7 +131,7 @@ def record(
     overwrite: Overwrite = False,
 ) -> None:
     """Record what every unit does in one HDF5 file."""
-    from unitprobe.record import record
+    from unitprobe.recording import record
     from unitprobe.store import check_output, format_size
 
     check_output(out, overwrite=overwrite)

@@ -13,7 +13,7 @@ from unitprobe.analysis import analyze
 from unitprobe.demo.network import make_network
 from unitprobe.demo.training import train
 from unitprobe.models import Network
-from unitprobe.record import record
+from unitprobe.recording import record
 from unitprobe.report import NetworkResult, check_folder, write_comparison, write_report
 from unitprobe.stimuli import Stimuli, load_stimuli
 from unitprobe.store import save_tree, writing

@@ -9,14 +9,12 @@ networks sum their embeddings with.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
+from unitprobe.typing import FloatArray, IntArray
 
 _TILE_STIMULI = 4096
 _TILE_UNITS = 32

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from unitprobe.errors import OptionError, ResponseError
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import FloatArray
 
 
 def gaussian_dimension_null(

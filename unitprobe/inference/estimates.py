@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.inference.class_sums import FloatArray
 from unitprobe.inference.nulls import ClassMeasure, class_measures_bootstrap, class_measures_null
 from unitprobe.metrics import Weighting
+from unitprobe.typing import FloatArray
 
 #: How `bootstrap_interval` turns resampled values into an interval.
 IntervalMethod = Literal["envelope", "percentile", "basic", "bias_corrected"]

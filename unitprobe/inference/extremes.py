@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe import metrics
-from unitprobe.inference.class_sums import FloatArray, IntArray
 from unitprobe.inference.resampling import as_labelled_counts, check_resamples
+from unitprobe.typing import FloatArray, IntArray
 
 # The responses of a class that make its tail. More of them reach into its middle, which ends
 # otherwise: of 30 or 100, a third holds the true gap of selective units in 0 to 0.5 of intervals.

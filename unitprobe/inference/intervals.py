@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unitprobe.inference.class_sums import FloatArray, IntArray
 from unitprobe.inference.estimates import bootstrap_interval
 from unitprobe.inference.extremes import redraw_extremes
 from unitprobe.inference.nulls import ClassMeasure, class_measures_bootstrap
+from unitprobe.typing import FloatArray, IntArray
 
 # The defaults of `precision_at_k` and `recall_at_precision`.
 _K = 60

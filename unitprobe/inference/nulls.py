@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from unitprobe import metrics
 from unitprobe.compiled import run_in_threads
 from unitprobe.errors import LabelError, OptionError
-from unitprobe.inference.class_sums import ClassDraws, FloatArray, IntArray, ResponseTiles
+from unitprobe.inference.class_sums import ClassDraws, ResponseTiles
 from unitprobe.inference.ranking_walk import WALKED, walk_resamples
 from unitprobe.inference.resampling import (
     BLOCK_BYTES,
@@ -28,6 +28,7 @@ from unitprobe.inference.resampling import (
     shuffle,
 )
 from unitprobe.inference.selectivity_of_means import selectivity_of_means
+from unitprobe.typing import FloatArray, IntArray
 
 #: Every measure by class: the function of this name in `unitprobe.metrics`, with its defaults.
 ClassMeasure = Literal[

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.inference.class_sums import FloatArray, IntArray
+from unitprobe.typing import FloatArray, IntArray
 
 _DRAWS_AT_ONCE = 2**20
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unitprobe.compiled import compile_loop, run_in_threads
-from unitprobe.inference.class_sums import FloatArray, IntArray
+from unitprobe.typing import FloatArray, IntArray
 
 #: The measures of the walk, in the order of its results.
 WALKED = (

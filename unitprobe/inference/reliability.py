@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.inference.class_sums import FloatArray, IntArray
 from unitprobe.inference.resampling import as_labelled_counts
 from unitprobe.metrics import class_means
 from unitprobe.metrics._arrays import centred
+from unitprobe.typing import FloatArray, IntArray
 
 #: A measure of units: (stimulus, unit) responses and (stimulus,) labels to (unit,).
 UnitMeasure: TypeAlias = Callable[[FloatArray, IntArray], ArrayLike]

@@ -15,15 +15,10 @@ from numpy.typing import ArrayLike
 
 from unitprobe.compiled import run_in_threads
 from unitprobe.errors import OptionError
-from unitprobe.inference.class_sums import (
-    ClassDraws,
-    FloatArray,
-    IntArray,
-    ResponseTiles,
-    prepare_draws,
-)
+from unitprobe.inference.class_sums import ClassDraws, ResponseTiles, prepare_draws
 from unitprobe.metrics import class_counts
 from unitprobe.metrics._arrays import as_labels, as_responses
+from unitprobe.typing import FloatArray, IntArray
 
 #: The most that one block of resampled class means, or of the draws behind it, may occupy, unless
 #: one resample alone exceeds it.

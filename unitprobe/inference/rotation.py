@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 
 from unitprobe import metrics
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.inference.class_sums import FloatArray
 from unitprobe.inference.estimates import summarize_null
 from unitprobe.inference.reliability import UnitMeasure
 from unitprobe.inference.resampling import as_labelled_counts
 from unitprobe.metrics._arrays import centred
+from unitprobe.typing import FloatArray
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from unitprobe import metrics
 from unitprobe.compiled import compile_loop
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import FloatArray
 
 
 def selectivity_of_means(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.inference.class_sums import FloatArray
+from unitprobe.typing import FloatArray
 
 _DRAWS_AT_ONCE = 2**20
 

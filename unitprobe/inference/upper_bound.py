@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -15,9 +14,7 @@ from unitprobe.errors import LabelError, OptionError
 from unitprobe.inference.estimates import class_selectivity_null
 from unitprobe.metrics import class_counts, class_selectivity, selectivity_index
 from unitprobe.metrics._arrays import as_labels, as_responses
-
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
+from unitprobe.typing import FloatArray, IntArray
 
 # Of Adam, falling to 0 along a cosine. On layers of ResNet-20, 0.1 ends in lower maxima.
 _RATE = 0.03

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any
 
 import array_api_compat
 import numpy as np
@@ -11,9 +11,7 @@ import scipy.sparse
 from array_api_compat import array_namespace
 
 from unitprobe.errors import LabelError, ResponseError
-
-#: An array of any library that follows the array API standard; NumPy and PyTorch are tested.
-Array: TypeAlias = Any
+from unitprobe.typing import Array
 
 
 def as_array(values: Array) -> Array:

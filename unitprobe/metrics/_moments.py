@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import Array, as_array, divide, widen
+from unitprobe.metrics._arrays import as_array, divide, widen
 from unitprobe.metrics.classes import as_labelled
 from unitprobe.metrics.tuning import class_counts, shifted_class_moments
+from unitprobe.typing import Array
 
 #: A standard deviation below so many machine epsilons of the largest class mean is rounding: the
 #: means of equal responses to different numbers of stimuli differ in their last digits.

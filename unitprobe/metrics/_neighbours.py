@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from unitprobe.compiled import compile_loop, run_in_threads
 from unitprobe.metrics._rounded import (
-    FloatArray,
     IndexArray,
     Rounded,
     WholeArray,
@@ -26,6 +25,7 @@ from unitprobe.metrics._rounded import (
     scale_points,
     slack_of_single,
 )
+from unitprobe.typing import FloatArray
 
 _BLOCK = 512  # points whose products with as many others a thread holds at a time
 _SPARE = 36  # candidates of each point beyond thrice the neighbours sought

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unitprobe.compiled import run_in_threads
+from unitprobe.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
 
-FloatArray: TypeAlias = NDArray[np.float64]
 WholeArray: TypeAlias = NDArray[np.int32]
 IndexArray: TypeAlias = NDArray[np.intp]
 Rows: TypeAlias = slice | IndexArray

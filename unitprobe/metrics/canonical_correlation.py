@@ -13,8 +13,9 @@ from typing import NamedTuple
 from array_api_compat import array_namespace
 
 from unitprobe.errors import OptionError, UnitprobeWarning
-from unitprobe.metrics._arrays import Array, as_array, centred, full_precision
+from unitprobe.metrics._arrays import as_array, centred, full_precision
 from unitprobe.metrics.similarity import response_pair
+from unitprobe.typing import Array
 
 
 class _Components(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import LabelError
-from unitprobe.metrics._arrays import Array, as_array, as_labels, as_responses, widen
+from unitprobe.metrics._arrays import as_array, as_labels, as_responses, widen
+from unitprobe.typing import Array
 
 
 def as_labelled(

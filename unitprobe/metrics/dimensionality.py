@@ -11,15 +11,8 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import (
-    Array,
-    as_array,
-    as_responses,
-    centred,
-    divide,
-    full_precision,
-    widen,
-)
+from unitprobe.metrics._arrays import as_array, as_responses, centred, divide, full_precision, widen
+from unitprobe.typing import Array
 
 _STIMULI_AT_A_TIME = 8192
 

@@ -7,9 +7,10 @@ import math
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import Array, as_array, as_labels, as_responses
+from unitprobe.metrics._arrays import as_array, as_labels, as_responses
 from unitprobe.metrics.classes import require_two_classes
 from unitprobe.metrics.ranks import RankedResponses, ranked_blocks, unit_blocks
+from unitprobe.typing import Array
 
 
 def mutual_information(

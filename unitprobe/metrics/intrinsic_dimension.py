@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from unitprobe.compiled import run_in_threads
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import Array, as_responses
+from unitprobe.metrics._arrays import as_responses
 from unitprobe.metrics._neighbours import nearest_distances
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import Array, FloatArray
 
 _ROWS = 512  # stimuli that a thread looks at at a time, in the cache of its processor
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import Array, as_array, widen
+from unitprobe.metrics._arrays import as_array, widen
 from unitprobe.metrics.classes import as_labelled, best_over_classes, require_two_classes
+from unitprobe.typing import Array
 
 
 def localist_selectivity(responses: Array, labels: Array) -> Array:

@@ -8,9 +8,8 @@ networks" (Nature Communications 2020), methods, and the code published by its a
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import FloatArray
 
 _STARTS = 3  # of each minimization; the authors' code takes 10
 _STEPS = 400  # of each minimization; after 100 the correlations still fell by up to 4%

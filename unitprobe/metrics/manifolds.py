@@ -11,14 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import Array, as_labels, as_responses
+from unitprobe.metrics._arrays import as_labels, as_responses
 from unitprobe.metrics.manifold_centres import shared_centre_directions
 from unitprobe.metrics.tuning import class_counts
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import Array, FloatArray
 
 
 @dataclass(frozen=True)

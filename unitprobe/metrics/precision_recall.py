@@ -7,9 +7,9 @@ classes of different numbers; and each needs its null.
 
 from __future__ import annotations
 
-from unitprobe.metrics._arrays import Array
 from unitprobe.metrics.classes import best_over_classes, require_two_classes
 from unitprobe.metrics.ranking import ranking_measure_by_class
+from unitprobe.typing import Array
 
 
 def average_precision(responses: Array, labels: Array) -> Array:

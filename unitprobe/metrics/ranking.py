@@ -20,11 +20,12 @@ from typing import Any, Literal, get_args
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import Array, as_labels
+from unitprobe.metrics._arrays import as_labels
 from unitprobe.metrics.classes import as_labelled
 from unitprobe.metrics.localist import localist_selectivity_from_extremes
 from unitprobe.metrics.ranks import RankedResponses, last_of_ties, ranked_blocks
 from unitprobe.metrics.tuning import class_counts
+from unitprobe.typing import Array
 
 #: What `ranking_measures` computes.
 RankingMeasure = Literal[

@@ -13,7 +13,8 @@ import array_api_compat
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from unitprobe.metrics._arrays import Array, as_responses
+from unitprobe.metrics._arrays import as_responses
+from unitprobe.typing import Array
 
 #: How many responses are ranked at a time: what one block needs then stays near 100 MiB.
 BLOCK_SIZE = 2**20

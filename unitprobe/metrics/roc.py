@@ -11,9 +11,10 @@ from __future__ import annotations
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import Array, as_array, divide, widen
+from unitprobe.metrics._arrays import as_array, divide, widen
 from unitprobe.metrics.classes import best_class, best_over_classes, require_two_classes
 from unitprobe.metrics.ranking import ranking_measure_by_class
+from unitprobe.typing import Array
 
 
 def roc_auc(responses: Array, labels: Array) -> Array:

@@ -13,16 +13,9 @@ from typing import Literal
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics._arrays import (
-    Array,
-    as_array,
-    as_labels,
-    as_responses,
-    centred,
-    divide,
-    widen,
-)
+from unitprobe.metrics._arrays import as_array, as_labels, as_responses, centred, divide, widen
 from unitprobe.metrics.tuning import class_counts, class_means
+from unitprobe.typing import Array
 
 #: What the mean over the other classes weights equally: every class, or every stimulus.
 Weighting = Literal["class", "stimulus"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import LabelError, OptionError
-from unitprobe.metrics._arrays import Array, as_responses, centred, divide, full_precision
+from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision
 from unitprobe.metrics._moments import labelled_moments, pool_classes
 from unitprobe.metrics.classes import best_over_classes, require_two_classes
+from unitprobe.typing import Array
 
 
 def d_prime(responses: Array, labels: Array) -> Array:

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from array_api_compat import array_namespace
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import Array, as_responses
+from unitprobe.metrics._arrays import as_responses
+from unitprobe.typing import Array
 
 #: What is done about negative responses.
 SignPolicy = Literal["allow", "rectify", "shift", "refuse"]

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import Array, as_responses, centred, divide, full_precision
+from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision
+from unitprobe.typing import Array
 
 #: Distance between the responses to two stimuli; see `representational_similarity`.
 StimulusDistance = Literal["correlation", "euclidean"]

@@ -12,7 +12,8 @@ import math
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import Array, as_array, as_responses, centred, divide, full_precision
+from unitprobe.metrics._arrays import as_array, as_responses, centred, divide, full_precision
+from unitprobe.typing import Array
 
 
 def activity_ratio(responses: Array, axis: int = 0) -> Array:

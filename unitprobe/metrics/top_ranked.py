@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace, device
 
-from unitprobe.metrics._arrays import Array
 from unitprobe.metrics.classes import best_over_classes, require_two_classes
 from unitprobe.metrics.ranking import ranking_measure_by_class
 from unitprobe.metrics.tuning import class_counts
+from unitprobe.typing import Array
 
 
 def top_class_selectivity(responses: Array, labels: Array, *, normalize: bool = False) -> Array:

@@ -6,7 +6,6 @@ from array_api_compat import array_namespace
 
 from unitprobe.errors import OptionError
 from unitprobe.metrics._arrays import (
-    Array,
     as_labels,
     as_responses,
     divide,
@@ -15,6 +14,7 @@ from unitprobe.metrics._arrays import (
     widen,
 )
 from unitprobe.metrics.ranks import unit_rows
+from unitprobe.typing import Array
 
 
 def class_means(responses: Array, labels: Array, class_count: int | None = None) -> Array:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace
 
-from unitprobe.metrics._arrays import Array, divide
+from unitprobe.metrics._arrays import divide
 from unitprobe.metrics._moments import labelled_moments, pool_classes
 from unitprobe.metrics.classes import require_two_classes
+from unitprobe.typing import Array
 
 
 def anova_f(responses: Array, labels: Array) -> Array:

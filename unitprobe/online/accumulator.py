@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import Array, as_labels, as_responses
+from unitprobe.metrics._arrays import as_labels, as_responses
+from unitprobe.typing import Array
 
 Results = NDArray[Any]
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from unitprobe import metrics
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import (
     Accumulator,
     Results,
@@ -16,6 +15,7 @@ from unitprobe.online.accumulator import (
     check_class_count,
     results,
 )
+from unitprobe.typing import Array
 
 
 class ActivityCounts(Accumulator):

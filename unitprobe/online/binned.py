@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unitprobe.online.bounded import Bounded, between
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from unitprobe.typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

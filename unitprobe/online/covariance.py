@@ -9,8 +9,8 @@ import torch
 
 from unitprobe import metrics
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import Accumulator, Results, as_tensor, results
+from unitprobe.typing import Array
 
 
 class Covariance(Accumulator):

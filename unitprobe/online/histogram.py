@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import Array
 from unitprobe.online import binned
 from unitprobe.online.accumulator import (
     Accumulator,
@@ -28,8 +27,7 @@ from unitprobe.online.accumulator import (
 )
 from unitprobe.online.binned import BinnedResponses
 from unitprobe.online.bounded import Bounded
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import Array, FloatArray
 
 #: Where the window of a unit that never responded stands: below every finite number.
 _NOWHERE = -(2**40)

@@ -10,7 +10,6 @@ import torch
 
 from unitprobe import metrics
 from unitprobe.metrics import RankingMeasure
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import (
     Accumulator,
     Results,
@@ -19,6 +18,7 @@ from unitprobe.online.accumulator import (
     results,
 )
 from unitprobe.online.bounded import Bounded
+from unitprobe.typing import Array
 
 
 class KeptResponses(Accumulator):

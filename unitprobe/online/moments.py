@@ -17,7 +17,6 @@ from torch import Tensor
 
 from unitprobe import metrics
 from unitprobe.metrics import Weighting
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import (
     Accumulator,
     Results,
@@ -25,6 +24,7 @@ from unitprobe.online.accumulator import (
     check_class_count,
     results,
 )
+from unitprobe.typing import Array
 
 
 class ClassMoments(Accumulator):

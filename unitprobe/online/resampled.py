@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import Accumulator, Results, results
+from unitprobe.typing import Array
 
 IntArray = NDArray[Any]
 

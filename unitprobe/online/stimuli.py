@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unitprobe import metrics
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import Accumulator, Results, results
+from unitprobe.typing import Array
 
 
 class TopStimuli(Accumulator):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from unitprobe import metrics
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import Array
 from unitprobe.online.accumulator import (
     Accumulator,
     Results,
@@ -17,6 +16,7 @@ from unitprobe.online.accumulator import (
     check_class_count,
     results,
 )
+from unitprobe.typing import Array
 
 
 class TopClasses(Accumulator):

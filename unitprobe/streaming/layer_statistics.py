@@ -36,8 +36,7 @@ from unitprobe.online import (
     merge_across_ranks,
 )
 from unitprobe.streaming.resampled_measures import ResampledMeasures
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import FloatArray
 
 _UNIT = ("unit",)
 _TUNING = ("unit", "class_name")

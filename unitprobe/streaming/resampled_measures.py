@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from unitprobe.inference.nulls import OF_MEANS, OF_MOMENTS
 from unitprobe.online import Bags, ResampledClassSums, Resamples, merge_across_ranks
-
-FloatArray = NDArray[np.float64]
+from unitprobe.typing import FloatArray
 
 #: Measures that have a null, and an interval where `analyze` gives one, in one pass.
 RESAMPLED_MEASURES = (*OF_MEANS, *OF_MOMENTS)

@@ -7,12 +7,10 @@ from typing import Unpack
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from torch import nn
 
 from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
-from unitprobe.ablation.protocols.measuring import FloatArray
 from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import LabelError, OptionError, nearest
@@ -20,8 +18,8 @@ from unitprobe.inference import false_discovery_rate
 from unitprobe.layers import Selection
 from unitprobe.models import Network
 from unitprobe.stimuli import Stimuli
+from unitprobe.typing import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
 #: How many units the paper removes, and some more for larger layers.
 SIZES = (1, 2, 3, 4, 5, 20, 50, 100, 200)
 

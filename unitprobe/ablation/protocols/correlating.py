@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from unitprobe.ablation.protocols.measuring import FloatArray
 from unitprobe.errors import StoreError
 from unitprobe.inference import false_discovery_rate, rank_correlation
+from unitprobe.typing import FloatArray
 
 _PARTS = ("", "_low", "_high", "_p", "_units")
 

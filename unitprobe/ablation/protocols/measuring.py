@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unitprobe import metrics
@@ -38,8 +37,8 @@ from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
 from unitprobe.responses import pool_activation
 from unitprobe.stimuli import Stimuli
+from unitprobe.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 #: To shift would need the lowest response beforehand.
 _SIGNED = ("refuse", "rectify", "allow")
 

@@ -7,14 +7,13 @@ from typing import Unpack
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from torch import nn
 
 from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.across import accuracy_without
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.correlating import correlate
-from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
+from unitprobe.ablation.protocols.measuring import measure_units
 from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
@@ -23,8 +22,8 @@ from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, as_network
 from unitprobe.stimuli import Stimuli
+from unitprobe.typing import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
 #: Orders by class selectivity.
 BY_SELECTIVITY = ("selective_first", "selective_last")
 _DAMAGES = ("accuracy_drop", "max_class_accuracy_drop", "loss_increase")

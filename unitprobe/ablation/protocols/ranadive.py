@@ -10,12 +10,11 @@ from typing import TypeAlias, Unpack
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from torch import nn
 
 from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
-from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
+from unitprobe.ablation.protocols.measuring import measure_units
 from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
@@ -25,8 +24,8 @@ from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, as_network
 from unitprobe.models.weights import load_weights
 from unitprobe.stimuli import Stimuli
+from unitprobe.typing import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
 #: A network, or a file of weights for the network that is given besides.
 Checkpoint: TypeAlias = Network | nn.Module | str | os.PathLike[str]
 

@@ -12,7 +12,7 @@ from torch import nn
 from unitprobe.ablation.ablate import ablate
 from unitprobe.ablation.protocols.assembling import assemble, nodes_of
 from unitprobe.ablation.protocols.correlating import correlate
-from unitprobe.ablation.protocols.measuring import FloatArray, measure_units
+from unitprobe.ablation.protocols.measuring import measure_units
 from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
@@ -21,6 +21,7 @@ from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network
 from unitprobe.stimuli import Stimuli
+from unitprobe.typing import FloatArray
 from unitprobe.weights import weight_norms
 
 DAMAGES = ("accuracy_drop", "max_class_accuracy_drop")

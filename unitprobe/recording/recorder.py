@@ -16,9 +16,9 @@ from unitprobe.errors import OptionError, ProcessError
 from unitprobe.layers import Selection, device_of
 from unitprobe.models import Network
 from unitprobe.probe import Probe
-from unitprobe.record.describe import check_autocast, describe_recording
-from unitprobe.record.fill import Eye, Recorder
-from unitprobe.record.processes import Processes, processes
+from unitprobe.recording.describe import check_autocast, describe_recording
+from unitprobe.recording.fill import Eye, Recorder
+from unitprobe.recording.processes import Processes, processes
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import (
     Range,

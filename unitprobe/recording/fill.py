@@ -15,8 +15,8 @@ from unitprobe.errors import ContentsMismatchError
 from unitprobe.memory import keeping_freed_memory
 from unitprobe.probe import Probe
 from unitprobe.progress import progress_bar
-from unitprobe.record.blocks import Block
-from unitprobe.record.processes import Processes
+from unitprobe.recording.blocks import Block
+from unitprobe.recording.processes import Processes
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import Range, Recording, Shards
 
