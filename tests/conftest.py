@@ -1,4 +1,5 @@
 import contextlib
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -17,6 +18,20 @@ settings.load_profile("same")
 
 
 REAL_GPU = torch.cuda.is_available()
+
+# What `pytest` runs when neither a path nor `-m` says what to run. CI runs `-m "not zoo"`.
+QUICK = "not (slow or process or recipe or zoo)"
+
+
+def pytest_configure(config):
+    if not config.option.markexpr:
+        nothing_named = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        config.option.markexpr = QUICK if nothing_named else "not zoo"
+
+
+def pytest_itemcollected(item):
+    if Path(__file__).parent / "recipes" in item.path.parents:
+        item.add_marker("recipe")
 
 
 @pytest.fixture(autouse=True)
