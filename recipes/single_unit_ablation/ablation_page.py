@@ -13,9 +13,9 @@ from figures import Picture
 from images import data_name
 from tabulating import NONE, interval_text, markdown_table, number, range_cell
 
-from unitprobe.ablation.protocols import Finding, Judgement
 from unitprobe.analysis import unit_table
 from unitprobe.plots import plot_morcos, plot_zhou
+from unitprobe.protocols import Finding, Judgement
 
 _DPI = 100
 _PREDICTORS = {
@@ -139,7 +139,7 @@ def _claims(judgements: Sequence[Judgement]) -> str:
     parts = [
         "## Claims",
         "C9 and C10 are of Zhou, Sun, Bau & Torralba 2018 (arXiv:1806.02891), C11 of Morcos et al. "
-        "2018 (arXiv:1803.06959). Thresholds stand in `unitprobe/ablation/protocols/claims.py` and "
+        "2018 (arXiv:1803.06959). Thresholds stand in `unitprobe/protocols/claims.py` and "
         "were set before this network was ablated. That something is absent is supported only if "
         "the whole interval lies within the band around 0.",
         markdown_table(["claim", "verdict", ""], rows),

@@ -24,16 +24,16 @@ from controls import balanced
 from images import Splits, data_name, load_splits, to_inputs
 from runs import CONFIG
 
-from unitprobe.ablation.protocols import (
+from unitprobe.errors import ContentsMismatchError, OptionError, UnitprobeWarning
+from unitprobe.models import Network
+from unitprobe.models.weights import load_weights
+from unitprobe.protocols import (
     judge_c9,
     judge_c10,
     judge_c11,
     morcos_protocol,
     zhou_protocol,
 )
-from unitprobe.errors import ContentsMismatchError, OptionError, UnitprobeWarning
-from unitprobe.models import Network
-from unitprobe.models.weights import load_weights
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import check_output, open_store, save_tree, writing
 

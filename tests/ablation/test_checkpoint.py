@@ -18,8 +18,6 @@ from typer.testing import CliRunner
 import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
 from unitprobe.ablation.engine import FullEngine
-from unitprobe.ablation.protocols import morcos_protocol
-from unitprobe.ablation.protocols.across import accuracy_without
 from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.cli.commands import app
 from unitprobe.errors import (
@@ -29,6 +27,8 @@ from unitprobe.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
+from unitprobe.protocols import morcos_protocol
+from unitprobe.protocols.across import accuracy_without
 from unitprobe.store.lock import RecordingLock
 
 TESTS = Path(__file__).parent.parent

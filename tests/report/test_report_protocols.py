@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unitprobe as up
-from unitprobe.ablation import protocols
+from unitprobe import protocols
 from unitprobe.report import write_report
 
 MODEL = torch.nn.Sequential(

@@ -1,5 +1,5 @@
 """Silence units and measure what the network loses."""
 
-from unitprobe.ablation.ablate import ablate
+from unitprobe.ablation.interface import ablate
 
 __all__ = ["ablate"]

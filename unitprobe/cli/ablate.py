@@ -295,7 +295,7 @@ def _label_of(file: Path) -> int | str:
 
 
 def _protocol(name: str) -> Callable[..., xr.DataTree]:
-    from unitprobe.ablation import protocols
+    from unitprobe import protocols
 
     return cast(Callable[..., xr.DataTree], getattr(protocols, f"{name}_protocol"))
 
@@ -313,7 +313,7 @@ def _single_unit_lines(tree: xr.DataTree, out: Path) -> list[str]:
 
 
 def _protocol_lines(tree: xr.DataTree, out: Path) -> list[str]:
-    from unitprobe.ablation.protocols import summarize_protocol
+    from unitprobe.protocols import summarize_protocol
 
     lines = [summarize_protocol(tree).to_string(index=False, float_format="%.3f")]
     if "checkpoint" not in tree.dims:

@@ -18,7 +18,7 @@ from unitprobe.plots.by_unit import (
     selectivity_and_damage,
 )
 from unitprobe.plots.drawing import printable
-from unitprobe.plots.protocols import plot_bau, plot_morcos, plot_ranadive, plot_zhou
+from unitprobe.plots.of_protocols import plot_bau, plot_morcos, plot_ranadive, plot_zhou
 from unitprobe.plots.values import has, layer_values, require, unit_counts, unit_values
 
 __all__ = [

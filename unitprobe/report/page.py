@@ -100,7 +100,7 @@ def write_report(
     out : path
         The folder: ``index.html``, its plots, ``units.csv`` (a row per unit) and ``layers.csv``.
     ablation : DataTree, optional
-        From `ablate` or from a protocol of `unitprobe.ablation.protocols`, of the same network.
+        From `ablate` or from a protocol of `unitprobe.protocols`, of the same network.
     title : str, optional
         Heading of the page; the name of the network if None.
     overwrite : bool

@@ -3,18 +3,18 @@
 Every protocol returns an ablation tree whose attribute ``protocol`` names it.
 """
 
-from unitprobe.ablation.protocols.bau import bau_protocol
-from unitprobe.ablation.protocols.claims import (
+from unitprobe.protocols.bau import bau_protocol
+from unitprobe.protocols.claims import (
     Finding,
     Judgement,
     judge_c9,
     judge_c10,
     judge_c11,
 )
-from unitprobe.ablation.protocols.morcos import morcos_protocol
-from unitprobe.ablation.protocols.ranadive import ranadive_protocol
-from unitprobe.ablation.protocols.summaries import summarize_protocol
-from unitprobe.ablation.protocols.zhou import zhou_protocol
+from unitprobe.protocols.morcos import morcos_protocol
+from unitprobe.protocols.ranadive import ranadive_protocol
+from unitprobe.protocols.summaries import summarize_protocol
+from unitprobe.protocols.zhou import zhou_protocol
 
 __all__ = [
     "Finding",

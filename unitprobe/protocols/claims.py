@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from unitprobe.ablation.protocols.assembling import nodes_of
-from unitprobe.ablation.protocols.correlating import pooled_correlations
 from unitprobe.errors import StoreError
 from unitprobe.inference import Prediction, Verdict, mean_over_units, verdict
+from unitprobe.protocols.assembling import nodes_of
+from unitprobe.protocols.correlating import pooled_correlations
 
 #: "hardly moves overall accuracy" of C9: by less than this many points, in the mean over units.
 #: Ours; the paper gives none. It is what 100 of 10,000 test images are.
@@ -146,7 +146,7 @@ def judge_c10(tree: xr.DataTree) -> Judgement:
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.ablation.protocols import zhou_protocol
+    >>> from unitprobe.protocols import zhou_protocol
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
     ... )
@@ -192,7 +192,7 @@ def judge_c11(tree: xr.DataTree) -> Judgement:
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.ablation.protocols import morcos_protocol
+    >>> from unitprobe.protocols import morcos_protocol
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
     ... )

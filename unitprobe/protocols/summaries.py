@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import xarray as xr
 
-from unitprobe.ablation.protocols.correlating import pooled_correlations
 from unitprobe.errors import StoreError
+from unitprobe.protocols.correlating import pooled_correlations
 
 #: Of the numbers of units that a class is tested without, the one that is shown.
 _SHOWN_SIZE = 20
@@ -37,7 +37,7 @@ def summarize_protocol(tree: xr.DataTree) -> pd.DataFrame:
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.ablation.protocols import zhou_protocol
+    >>> from unitprobe.protocols import zhou_protocol
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
     ... )

@@ -9,17 +9,17 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation.ablate import ablate
-from unitprobe.ablation.protocols.assembling import assemble, nodes_of
-from unitprobe.ablation.protocols.correlating import correlate
-from unitprobe.ablation.protocols.measuring import measure_units
-from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
+from unitprobe.ablation import ablate
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import compare_to_baseline, false_discovery_rate
 from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network
+from unitprobe.protocols.assembling import assemble, nodes_of
+from unitprobe.protocols.correlating import correlate
+from unitprobe.protocols.measuring import measure_units
+from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
 from unitprobe.weights import weight_norms
@@ -105,7 +105,7 @@ def zhou_protocol(
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.ablation.protocols import zhou_protocol
+    >>> from unitprobe.protocols import zhou_protocol
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
     ... )

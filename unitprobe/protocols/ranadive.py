@@ -12,10 +12,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation.ablate import ablate
-from unitprobe.ablation.protocols.assembling import assemble, nodes_of
-from unitprobe.ablation.protocols.measuring import measure_units
-from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
+from unitprobe.ablation import ablate
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import false_discovery_rate
@@ -23,6 +20,9 @@ from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, as_network
 from unitprobe.models.weights import load_weights
+from unitprobe.protocols.assembling import assemble, nodes_of
+from unitprobe.protocols.measuring import measure_units
+from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray, IntArray
 
@@ -108,7 +108,7 @@ def ranadive_protocol(
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.ablation.protocols import ranadive_protocol
+    >>> from unitprobe.protocols import ranadive_protocol
     >>> def network():
     ...     return torch.nn.Sequential(
     ...         torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)

@@ -8,7 +8,11 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import unitprobe as up
-from unitprobe.ablation.protocols import (
+from unitprobe.cli.ablate import choose_options, find_checkpoints
+from unitprobe.cli.commands import app
+from unitprobe.errors import OptionError, StoreError
+from unitprobe.plots import plot_bau, plot_morcos, plot_ranadive, plot_zhou
+from unitprobe.protocols import (
     bau_protocol,
     judge_c9,
     judge_c10,
@@ -18,10 +22,6 @@ from unitprobe.ablation.protocols import (
     summarize_protocol,
     zhou_protocol,
 )
-from unitprobe.cli.ablate import choose_options, find_checkpoints
-from unitprobe.cli.commands import app
-from unitprobe.errors import OptionError, StoreError
-from unitprobe.plots import plot_bau, plot_morcos, plot_ranadive, plot_zhou
 
 
 def network(seed=0):

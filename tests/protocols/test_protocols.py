@@ -9,16 +9,16 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import unitprobe as up
-from unitprobe.ablation.protocols import (
+from unitprobe.errors import LabelError, OptionError, ResponseError
+from unitprobe.metrics import class_correlation, class_selectivity
+from unitprobe.protocols import (
     bau_protocol,
     morcos_protocol,
     ranadive_protocol,
     zhou_protocol,
 )
-from unitprobe.ablation.protocols.bau import stratified_halves
-from unitprobe.ablation.protocols.measuring import RunningCorrelation
-from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics import class_correlation, class_selectivity
+from unitprobe.protocols.bau import stratified_halves
+from unitprobe.protocols.measuring import RunningCorrelation
 
 
 class TwoLayers(nn.Module):
@@ -362,7 +362,7 @@ class TestRanadive:
         assert torch.equal(model.first.weight, before)
 
     def test_matched_units_are_others_of_like_activity(self, model, many):
-        from unitprobe.ablation.protocols.ranadive import matched_sets
+        from unitprobe.protocols.ranadive import matched_sets
 
         activity = np.arange(40.0)
         chosen = np.array([0, 39])

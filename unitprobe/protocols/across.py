@@ -10,13 +10,13 @@ from torch import nn
 from unitprobe.ablation.choice import targets_of_weights
 from unitprobe.ablation.identity import kept_in
 from unitprobe.ablation.jointly import sweep_jointly
-from unitprobe.ablation.protocols.options import RunOptions, exactly
 from unitprobe.ablation.replacements import Mode
 from unitprobe.ablation.sweep import SweepOptions, load_two
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import prepare
 from unitprobe.layers import list_layers, select_layers
 from unitprobe.models import Network
+from unitprobe.protocols.options import RunOptions, exactly
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
 

@@ -42,7 +42,7 @@ def plot_zhou(tree: xr.DataTree) -> Figure:
     Parameters
     ----------
     tree : DataTree
-        From `unitprobe.ablation.protocols.zhou_protocol`.
+        From `unitprobe.protocols.zhou_protocol`.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def plot_morcos(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figur
     Parameters
     ----------
     tree : DataTree
-        From `unitprobe.ablation.protocols.morcos_protocol`.
+        From `unitprobe.protocols.morcos_protocol`.
     layers : sequence of str, optional
         Which layers; some, evenly, if None.
 
@@ -165,7 +165,7 @@ def plot_bau(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figure:
     Parameters
     ----------
     tree : DataTree
-        From `unitprobe.ablation.protocols.bau_protocol`.
+        From `unitprobe.protocols.bau_protocol`.
     layers : sequence of str, optional
         Which layers; some, evenly, if None.
 
@@ -212,7 +212,7 @@ def plot_ranadive(tree: xr.DataTree) -> Figure:
     Parameters
     ----------
     tree : DataTree
-        From `unitprobe.ablation.protocols.ranadive_protocol`.
+        From `unitprobe.protocols.ranadive_protocol`.
 
     Returns
     -------

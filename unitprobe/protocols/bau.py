@@ -9,14 +9,14 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation.ablate import ablate
-from unitprobe.ablation.protocols.assembling import assemble, nodes_of
-from unitprobe.ablation.protocols.options import RunOptions, check_count, check_run, exactly
+from unitprobe.ablation import ablate
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import LabelError, OptionError, nearest
 from unitprobe.inference import false_discovery_rate
 from unitprobe.layers import Selection
 from unitprobe.models import Network
+from unitprobe.protocols.assembling import assemble, nodes_of
+from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray, IntArray
 
@@ -92,7 +92,7 @@ def bau_protocol(
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.ablation.protocols import bau_protocol
+    >>> from unitprobe.protocols import bau_protocol
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
     ... )
