@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import unitprobe as up
 from unitprobe import metrics
-from unitprobe.ablation.graph import capture_graph
+from unitprobe.ablation.partial_forward.network_graph import capture_graph
 from unitprobe.models import as_network
 
 
@@ -132,11 +132,12 @@ def test_a_batch_norm_on_cuda_is_captured_as_a_graph():
 
 
 @pytest.mark.parametrize("mode", ["zero", "noise"])
-def test_the_suffix_engine_gives_the_same(gpu, stimuli, mode):
+def test_the_partial_engine_gives_the_same(gpu, stimuli, mode):
     here, there = (
-        up.ablate(small(), stimuli, mode=mode, method="suffix", device=d) for d in (None, gpu)
+        up.ablate(small(), stimuli, mode=mode, method="partial_forward", device=d)
+        for d in (None, gpu)
     )
-    assert there.attrs["method"] == "suffix"
+    assert there.attrs["method"] == "partial_forward"
     assert_same(here, there, 1e-3)
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
 from unitprobe.ablation.engine import FullEngine
-from unitprobe.ablation.suffix import SuffixEngine
+from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
 from unitprobe.cli.commands import app
 from unitprobe.errors import (
     ContentsMismatchError,
@@ -91,12 +91,12 @@ def test_the_batch_in_hand_is_the_same_when_another_size_would_fit_by_now(
     stimuli, interrupt, tmp_path, monkeypatch
 ):
     model = literal_ablation.Convolutional().eval()
-    with ablate(tmp_path / "whole.h5", stimuli, model, method="suffix") as whole:
+    with ablate(tmp_path / "whole.h5", stimuli, model, method="partial_forward") as whole:
         interrupt(3)  # a batch, and one layer of the next
         with pytest.raises(InterruptedTestError):
-            ablate(tmp_path / "a.h5", stimuli, model, method="suffix")
-        monkeypatch.setattr(SuffixEngine, "fit", lambda *_: 9)
-        with ablate(tmp_path / "a.h5", stimuli, model, method="suffix") as resumed:
+            ablate(tmp_path / "a.h5", stimuli, model, method="partial_forward")
+        monkeypatch.setattr(PartialForwardEngine, "fit", lambda *_: 9)
+        with ablate(tmp_path / "a.h5", stimuli, model, method="partial_forward") as resumed:
             assert resumed.identical(whole)
 
 
@@ -433,9 +433,9 @@ def test_the_change_of_every_logit_goes_into_the_file(stimuli, interrupt, tmp_pa
 def test_logit_changes_are_whole_whatever_batches_the_engine_takes(
     taken, stimuli, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(SuffixEngine, "fit", lambda *_: taken)
+    monkeypatch.setattr(PartialForwardEngine, "fit", lambda *_: taken)
     model = literal_ablation.Convolutional().eval()
-    options = {"logit_changes": True, "layers": "relu", "method": "suffix"}
+    options = {"logit_changes": True, "layers": "relu", "method": "partial_forward"}
     with ablate(tmp_path / "a.h5", stimuli, model, batch_size=40, **options) as tree:
         activation = model.first(literal_ablation.images_of(stimuli))
         for unit in range(5):

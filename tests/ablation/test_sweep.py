@@ -165,7 +165,7 @@ def test_a_network_without_logits_is_refused(stimuli):
     ("options", "match"),
     [
         ({"mode": "median"}, "zero, mean"),
-        ({"method": "magic"}, "auto, suffix, full"),
+        ({"method": "magic"}, "auto, partial_forward, full"),
         ({"units": [6]}, "unit 6 .*units 0 to 5"),
         ({"units": []}, "names no unit"),
     ],
@@ -205,7 +205,7 @@ class Squeezing(TwoLayers):
 
 
 @pytest.mark.parametrize("mode", ["mean", "weights"])
-@pytest.mark.parametrize("method", ["full", "suffix", "attribution"])
+@pytest.mark.parametrize("method", ["full", "partial_forward", "attribution"])
 def test_no_stimulus_is_shown_alone_to_a_network_that_may_squeeze_it_away(stimuli, method, mode):
     model = Squeezing().eval()
     options = {"layers": "relu", "method": method, "mode": mode, "progress": False}

@@ -26,9 +26,9 @@ from timing import Row, row_of
 from torch import Tensor, nn
 
 from unitprobe.ablation.engine import FullEngine
-from unitprobe.ablation.graph import capture_graph
+from unitprobe.ablation.partial_forward.network_graph import capture_graph
+from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
 from unitprobe.ablation.replacements import Batch, Constant
-from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import list_layers, select_layers
 from unitprobe.memory import keeping_freed_memory
@@ -96,16 +96,16 @@ def _seconds_alone(name: str, quick: bool, ours: bool) -> float:
     with torch.no_grad():
         full = FullEngine(as_network(case.module))
         if ours:
-            engine = _suffix_engine(case, full)
+            engine = _partial_engine(case, full)
             return _seconds(lambda: _sweep(engine, case.batch, case.swept))
         return _scaled(_references(full, case.module, case.batch)["full sweep"], case.swept)
 
 
-def _suffix_engine(case: _Case, full: FullEngine) -> SuffixEngine:
+def _partial_engine(case: _Case, full: FullEngine) -> PartialForwardEngine:
     images, labels = case.batch.images, case.batch.labels
     chosen = [targets.layer for targets in case.swept]
     graph = capture_graph(as_network(case.module), chosen, images[:2])
-    engine = SuffixEngine(graph, case.swept, 2**30)
+    engine = PartialForwardEngine(graph, case.swept, 2**30)
     engine.check(Batch(images[:2], labels[:2], range(2)), case.swept, full)
     engine.fit(len(images))
     return engine
@@ -116,7 +116,7 @@ def _compare(case: _Case, quick: bool) -> list[Row]:
     with torch.no_grad():
         full = FullEngine(as_network(module))
         start = time.perf_counter()
-        engine = _suffix_engine(case, full)
+        engine = _partial_engine(case, full)
         prepared = time.perf_counter() - start
         ours: list[float] = []
         others: dict[str, list[float]] = {"full sweep": [], "AblationCAM-style": [], "captum": []}
@@ -215,7 +215,7 @@ def _seconds(function: Callable[[], None]) -> float:
 
 
 def _largest_difference(
-    engine: SuffixEngine, full: FullEngine, batch: Batch, swept: list[Targets]
+    engine: PartialForwardEngine, full: FullEngine, batch: Batch, swept: list[Targets]
 ) -> float:
     engine.begin(batch)
     full.begin(batch)

@@ -91,14 +91,14 @@ def ablate(
         Stimuli in one forward pass.
     device : str or torch.device, optional
         Where to run; the network's own device if None.
-    method : {"auto", "suffix", "full", "attribution"}
-        ``"full"`` runs the whole network for every unit. ``"suffix"`` captures it as a graph and
-        computes only what a unit reaches; ``"auto"`` does so where the network allows and there
-        is more to do than to capture it.
+    method : {"auto", "partial_forward", "full", "attribution"}
+        ``"full"`` runs the whole network for every unit. ``"partial_forward"`` captures it as a
+        graph and computes only what a unit reaches; ``"auto"`` does so where the network allows
+        and there is more to do than to capture it.
         ``"attribution"`` estimates the loss of all units at once from one gradient, and says how
         well by sweeping `check_units` of them; see Notes.
     memory : int
-        Bytes that the suffix engine may take for what it keeps and computes, beside the weights;
+        Bytes that the partial forward may take for what it keeps and computes, beside the weights;
         where the intact values of all layers do not fit, it computes them again for each.
     null : int
         Draws for the chance level of ``max_class_accuracy_drop``; 0 leaves it out.

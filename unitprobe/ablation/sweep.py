@@ -12,9 +12,10 @@ from torch import Tensor
 
 from unitprobe.ablation.checkpoint import Checkpoint, Counts
 from unitprobe.ablation.engine import Engine, FullEngine, activation_of, run
-from unitprobe.ablation.graph import capture_graph
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.outcome import Answers, Outcomes
+from unitprobe.ablation.partial_forward.network_graph import capture_graph
+from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
 from unitprobe.ablation.replacements import (
     Batch,
     ClassMean,
@@ -28,7 +29,6 @@ from unitprobe.ablation.replacements import (
     Statistics,
     random_partners,
 )
-from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import batches_in_company, load_batches, load_these_batches
 from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
@@ -43,7 +43,7 @@ from unitprobe.stimuli import Stimuli
 _FEW_PASSES = 20
 
 #: Which engine runs; see `unitprobe.ablate`.
-Method = Literal["auto", "suffix", "full", "attribution"]
+Method = Literal["auto", "partial_forward", "full", "attribution"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def run_sweep(
     total = sum(map(len, swept)) * len(stimuli)
     with evaluating(network.module), torch.no_grad(), keeping_freed_memory():
         engine = choose_engine(network, stimuli, swept, options)
-        if isinstance(engine, SuffixEngine):
+        if isinstance(engine, PartialForwardEngine):
             options = replace(options, batch_size=engine.fit(options.batch_size))
         if not counts.batch_size:
             counts.batch_size = options.batch_size
@@ -170,7 +170,7 @@ def choose_engine(
     Raises
     ------
     ModelError
-        ``method="suffix"`` is asked for, and the network cannot be captured as a graph.
+        ``method="partial_forward"`` is asked for, and the network cannot be captured as a graph.
     """
     full = FullEngine(network)
     passes = sum(map(len, swept)) * -(-len(stimuli) // options.batch_size)
@@ -179,10 +179,10 @@ def choose_engine(
     two = load_two(network, stimuli)
     try:
         graph = capture_graph(network, [targets.layer for targets in swept], two.images)
-        engine = SuffixEngine(graph, swept, options.memory)
+        engine = PartialForwardEngine(graph, swept, options.memory)
         engine.check(two, swept, full)
     except ModelError as error:
-        if options.method == "suffix":
+        if options.method == "partial_forward":
             raise
         warnings.warn(
             f"the whole network runs for every unit, which is slow: {error}",

@@ -97,7 +97,9 @@ def ablate(
         list[float] | None,
         typer.Option(help="Noise over a unit's standard deviation. morcos: may be repeated."),
     ] = None,
-    method: Annotated[str, typer.Option(help="auto, suffix, full or attribution.")] = "auto",
+    method: Annotated[
+        str, typer.Option(help="auto, partial_forward, full or attribution.")
+    ] = "auto",
     null: Annotated[
         int | None, typer.Option(help="Draws for the chance level of the largest class drop.")
     ] = None,

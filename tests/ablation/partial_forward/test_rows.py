@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from unitprobe.ablation.graph import Batched
-from unitprobe.ablation.narrow import Narrow, is_channels_last
-from unitprobe.ablation.rows import Rows
+from unitprobe.ablation.partial_forward.network_graph import Batched
+from unitprobe.ablation.partial_forward.rows import Rows
+from unitprobe.ablation.partial_forward.unit_change import Narrow, is_channels_last
 
 CHOSEN = {
     "some": torch.tensor([[True, False, True], [False, True, False]]),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unitprobe.ablation.small_maps import SmallMapConvolution, transform_of
+from unitprobe.ablation.partial_forward.winograd_small_maps import SmallMapConvolution, transform_of
 
 SIZES = (1, 2, 4)
 

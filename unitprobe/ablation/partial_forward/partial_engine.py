@@ -1,9 +1,9 @@
 """The engine that computes only what an ablated unit reaches.
 
-The network runs as a graph (`graph`). Its intact values are kept where an ablated layer's suffix,
-all that depends on the layer, reads them. Many ablations of one layer run through the suffix
-together (`variants`): as long as units are treated apart, only the ablated ones (`narrow`), and
-convolutions with fewer multiplications (`small_maps`, `tiles`).
+The network runs as a graph (`network_graph`). Operations that depend on an ablated layer are
+downstream of it; the intact values that they read are kept. Many ablations of one layer run through
+these operations together (`downstream`): as long as units are treated apart, only the ablated ones
+(`unit_change`), and convolutions with fewer multiplications (`winograd_small_maps`, `winograd`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, fx
 
 from unitprobe.ablation.engine import FullEngine
-from unitprobe.ablation.graph import Batched, NetworkGraph, Node, is_place
-from unitprobe.ablation.narrow import Narrow, split
+from unitprobe.ablation.partial_forward.downstream import Downstream, VariantRun, quick_convolutions
+from unitprobe.ablation.partial_forward.network_graph import Batched, NetworkGraph, Node, is_place
+from unitprobe.ablation.partial_forward.rows import Rows
+from unitprobe.ablation.partial_forward.unit_change import Narrow, split
 from unitprobe.ablation.replacements import Batch, Replacement
-from unitprobe.ablation.rows import Rows
 from unitprobe.ablation.targets import Targets
-from unitprobe.ablation.variants import Suffix, VariantRun, quick_convolutions
 from unitprobe.compiled import single_threads
 from unitprobe.errors import ModelError, OptionError
 
@@ -35,7 +35,7 @@ _CACHE_BYTES = 16 * 2**20
 _FEWEST_STIMULI = 16
 
 
-class SuffixEngine:
+class PartialForwardEngine:
     """Computes ablated logits from what the ablated layer reaches.
 
     On a processor, each of PyTorch's threads runs ablations of its own.
@@ -50,25 +50,25 @@ class SuffixEngine:
         Bytes for what is kept and computed at a time, beside the weights.
     """
 
-    method = "suffix"
+    method = "partial_forward"
 
     def __init__(self, graph: NetworkGraph, swept: Sequence[Targets], memory: int) -> None:
         self._graph = graph
         self._memory = memory
-        self._suffixes = {
-            targets.layer.name: Suffix.of(graph, graph.places[targets.layer.name])
+        self._downstream = {
+            targets.layer.name: Downstream.of(graph, graph.places[targets.layer.name])
             for targets in swept
         }
         self._constants = {node: _channels_last(value) for node, value in graph.constants.items()}
         numbers = [value for value in graph.constants.values() if value.is_floating_point()]
         # A half-precision result depends on the way it is computed: keep to the network's own.
         self._exact = all(value.dtype in (torch.float32, torch.float64) for value in numbers)
-        reached = {node: None for one in self._suffixes.values() for node in one.nodes}
+        reached = {node: None for one in self._downstream.values() for node in one.nodes}
         self._convolutions = quick_convolutions(graph, reached, memory // 4)
         on_processor = all(value.device.type == "cpu" for value in numbers)
         self._workers = torch.get_num_threads() if on_processor else 1
         self._run_bytes = min(_CACHE_BYTES, memory // 8) if on_processor else memory // 4
-        #: By layer, the intact values that its suffix reads.
+        #: By layer, the intact values that the operations downstream of it read.
         self._read: dict[str, set[Node]] = {}
         self._keeps_all = True
         self._learns = False
@@ -116,7 +116,10 @@ class SuffixEngine:
         """
         batch_size = max(2, batch_size)  # as `batches_in_company` has it
         held = {name: self._bytes(read) for name, read in self._read.items()}
-        run = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values()) * self._workers
+        run = (
+            max(downstream.bytes_of_stimulus for downstream in self._downstream.values())
+            * self._workers
+        )
         everything = self._bytes(set().union(*self._read.values()))
         free = self._memory - sum(one.bytes for one in self._convolutions.values())
         self._keeps_all = (everything + run) * batch_size <= free
@@ -127,7 +130,7 @@ class SuffixEngine:
                 f"memory={self._memory / 1e6:.0f} MB does not hold two stimuli, which take "
                 f"{2 * (needed + run) / 1e6:.0f} MB; give more, or method='full'"
             )
-        largest = max(suffix.bytes_of_stimulus for suffix in self._suffixes.values())
+        largest = max(downstream.bytes_of_stimulus for downstream in self._downstream.values())
         return int(min(batch_size, most, max(_FEWEST_STIMULI, self._run_bytes // largest)))
 
     def _bytes(self, nodes: set[Node]) -> int:
@@ -173,18 +176,18 @@ class SuffixEngine:
         workers: int,
     ) -> Iterator[Tensor]:
         assert self._batch is not None
-        suffix = self._suffixes[targets.layer.name]
-        fitting = max(1, self._run_bytes // suffix.bytes_of_stimulus)
+        downstream = self._downstream[targets.layer.name]
+        fitting = max(1, self._run_bytes // downstream.bytes_of_stimulus)
         count = max(1, min(fitting // len(self._batch.images), -(-len(targets) // workers)))
         parts = [
             Targets(targets.layer, targets.groups[first : first + count], targets.directions)
             for first in range(0, len(targets), count)
         ]
-        plain = self._graph.batched[suffix.place] == Batched(0, 1)
+        plain = self._graph.batched[downstream.place] == Batched(0, 1)
         if self._exact and plain and targets.single_units is not None:
-            jobs = self._unit_jobs(parts, targets, replacement, suffix, intact)
+            jobs = self._unit_jobs(parts, targets, replacement, downstream, intact)
         else:
-            jobs = self._whole_jobs(parts, replacement, suffix, intact)
+            jobs = self._whole_jobs(parts, replacement, downstream, intact)
         yield from _run_in_order(jobs, workers)
 
     def _unit_jobs(
@@ -192,7 +195,7 @@ class SuffixEngine:
         parts: Sequence[Targets],
         targets: Targets,
         replacement: Replacement,
-        suffix: Suffix,
+        downstream: Downstream,
         intact: Mapping[Node, Any],
     ) -> Iterator[Job]:
         """Find what replaces single units, and whether it changes anything, at once."""
@@ -200,7 +203,7 @@ class SuffixEngine:
         assert batch is not None
         assert units is not None
         assert targets.layer.unit_axis is not None
-        activation = intact[suffix.place]
+        activation = intact[downstream.place]
         axis = targets.layer.unit_axis % activation.ndim
         old = targets.coordinates(activation, units)
         new = replacement(targets, units, old, batch).expand_as(old)
@@ -214,30 +217,30 @@ class SuffixEngine:
             some = torch.as_tensor(units, device=activation.device)[which]
             values = new[:, which].movedim(1, axis)
             narrow = Narrow(values, axis, some, activation)
-            yield partial(self._unit_logits, suffix, narrow, changes[rows], intact)
+            yield partial(self._unit_logits, downstream, narrow, changes[rows], intact)
 
     def _unit_logits(
-        self, suffix: Suffix, narrow: Narrow, changes: Tensor, intact: Mapping[Node, Any]
+        self, downstream: Downstream, narrow: Narrow, changes: Tensor, intact: Mapping[Node, Any]
     ) -> Tensor:
         """Return the logits (target, stimulus, output); where nothing changes, the intact ones."""
         logits: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
         if len(narrow.units) == 0:
             return logits
         logits = logits.clone()
-        logits[changes] = self._logits(suffix, narrow, Rows(changes[changes.any(1)]), intact)
+        logits[changes] = self._logits(downstream, narrow, Rows(changes[changes.any(1)]), intact)
         return logits
 
     def _whole_jobs(
         self,
         parts: Sequence[Targets],
         replacement: Replacement,
-        suffix: Suffix,
+        downstream: Downstream,
         intact: Mapping[Node, Any],
     ) -> Iterator[Job]:
         """Replace groups of units, or directions, in whole activations, one after another."""
         batch = self._batch
         assert batch is not None
-        activation = intact[suffix.place]
+        activation = intact[downstream.place]
         for part in parts:
             variants = [
                 part.replace(
@@ -247,22 +250,22 @@ class SuffixEngine:
                 )
                 for group in part.groups
             ]
-            start = torch.cat(variants, self._graph.batched[suffix.place].axis)
-            yield partial(self._whole_logits, suffix, start, len(part), intact)
+            start = torch.cat(variants, self._graph.batched[downstream.place].axis)
+            yield partial(self._whole_logits, downstream, start, len(part), intact)
 
     def _whole_logits(
-        self, suffix: Suffix, start: Tensor, count: int, intact: Mapping[Node, Any]
+        self, downstream: Downstream, start: Tensor, count: int, intact: Mapping[Node, Any]
     ) -> Tensor:
         assert self._batch is not None
         every = torch.ones(count, len(self._batch.images), dtype=torch.bool, device=start.device)
-        return split(self._logits(suffix, start, Rows(every), intact), count)
+        return split(self._logits(downstream, start, Rows(every), intact), count)
 
     def _logits(
-        self, suffix: Suffix, start: Tensor | Narrow, rows: Rows, intact: Mapping[Node, Any]
+        self, downstream: Downstream, start: Tensor | Narrow, rows: Rows, intact: Mapping[Node, Any]
     ) -> Tensor:
         assert self._batch is not None
         stimuli = len(self._batch.images)
-        run = VariantRun(self._graph, suffix, intact, self._convolutions, rows, stimuli)
+        run = VariantRun(self._graph, downstream, intact, self._convolutions, rows, stimuli)
         with torch.no_grad():  # which each thread sets for itself
             return run.logits(start)
 

@@ -5,8 +5,8 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from unitprobe.ablation import vectors  # noqa: E402
-from unitprobe.ablation.vectors import (  # noqa: E402
+from unitprobe.ablation.partial_forward import simd  # noqa: E402
+from unitprobe.ablation.partial_forward.simd import (  # noqa: E402
     fetch,
     floats,
     load,
@@ -20,7 +20,7 @@ from unitprobe.ablation.vectors import (  # noqa: E402
 
 def run(function, *arrays):
     """Return what a function of vectors makes of the first 16 numbers of arrays."""
-    compute = vectors.part(function)
+    compute = simd.part(function)
 
     @numba.njit
     def loop(first, second, result):

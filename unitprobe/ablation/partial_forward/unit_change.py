@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import unfold
 
-from unitprobe.ablation.graph import scale_and_shift
+from unitprobe.ablation.partial_forward.network_graph import scale_and_shift
 
 aten = torch.ops.aten
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from unitprobe.ablation import tiles
-from unitprobe.ablation.tiles import TiledConvolution
+from unitprobe.ablation.partial_forward import winograd
+from unitprobe.ablation.partial_forward.winograd import TiledConvolution
 from unitprobe.errors import UnitprobeWarning
 
 pytest.importorskip("numba")
@@ -61,7 +61,7 @@ def test_tiles_taken_at_a_time_change_nothing(monkeypatch):
     weight, intact, maps = make((8, 8), stimuli=5, variants=4)
     base = convolve(intact, weight).float()
     whole = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
-    monkeypatch.setattr(tiles, "_TILES", 6)
+    monkeypatch.setattr(winograd, "_TILES", 6)
     in_sixes = TiledConvolution(weight)(maps, intact, base, stimuli_of(maps, intact))
     assert torch.equal(in_sixes, whole)
 
@@ -95,7 +95,7 @@ def test_suits_only_where_it_pays(monkeypatch):
     assert not suits((16, 3, 3, 3), 8, 8), "few units"
     assert not suits((24, 64, 3, 3), 8, 8), "units that fill no vector"
     assert not suits((64, 64, 3, 3), 8, 8, torch.float64), "another type"
-    monkeypatch.setattr(tiles, "_loop", lambda: None)
+    monkeypatch.setattr(winograd, "_loop", lambda: None)
     assert not suits((64, 64, 3, 3), 8, 8), "no compiler"
 
 
@@ -118,12 +118,12 @@ def test_a_loop_that_does_not_work_here_is_not_taken(how, monkeypatch):
             raise TypeError("no such intrinsic\nand a long story")
         arguments[-4][...] = 0.0  # the result
 
-    monkeypatch.setattr(tiles, "_loop", lambda: broken)
-    tiles._works.cache_clear()
+    monkeypatch.setattr(winograd, "_loop", lambda: broken)
+    winograd._works.cache_clear()
     try:
         weight = make((8, 8))[0]
         why = {"does not compile": "TypeError: no such intrinsic", "is wrong": "numbers are wrong"}
         with pytest.warns(UnitprobeWarning, match=why[how]):
             assert not TiledConvolution.suits(weight, 8, 8)
     finally:
-        tiles._works.cache_clear()
+        winograd._works.cache_clear()

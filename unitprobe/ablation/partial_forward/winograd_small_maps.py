@@ -6,7 +6,7 @@ computations", 1980; Lavin and Gray 2016, "Fast algorithms for convolutional neu
 brings a map into a space where the convolution is one matrix product a component:
 ``y = S [(G w G') * (A x A')] S'``. Along an axis of 1, 2 and 4 places it takes 1, 3 and 6 products
 where the definition takes 3, 6 and 12. Larger maps are cut into tiles of 4, which pays only where
-the way in and out is compiled (`tiles`).
+the way in and out is compiled (`winograd`).
 
 Rounding errors grow with the numbers that go through it (about tenfold for 4 places), so the engine
 sends only the *change* against the intact network through.

@@ -1,4 +1,4 @@
-"""The compiled loop of `tiles`: a convolution by Winograd's F(4 x 4, 3 x 3), and what follows it.
+"""The compiled loop of `winograd`: a convolution in tiles, and what follows it.
 
 A few tiles at a time are brought into components, multiplied and brought back while they lie near
 the processor. Units lie next to each other in memory and are taken `WIDTH` at a time.
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from unitprobe.ablation.vectors import (
+from unitprobe.ablation.partial_forward.simd import (
     WIDTH,
     fetch,
     floats,

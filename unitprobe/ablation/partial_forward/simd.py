@@ -2,8 +2,8 @@
 
 A compiler makes vector instructions of a plain loop where it can show that what is written is not
 read again, which takes it a test for each pair of arrays before every loop; loops over few units
-then spend their time on tests. In the loops of `tile_loops` vectors are said outright. The code is
-LLVM's, which knows the vectors of every processor: 16 numbers are one register with AVX-512, two
+then spend their time on tests. The loops of `winograd_loops` name their vectors outright. The code
+is LLVM's, which knows the vectors of every processor: 16 numbers are one register with AVX-512, two
 with AVX2 and four on ARM.
 
 This module needs numba, and is imported only where a loop is compiled.

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from unitprobe.ablation.graph import NetworkGraph, Node, is_place
-from unitprobe.ablation.narrow import Narrow, apply_rule
-from unitprobe.ablation.rows import Rows
-from unitprobe.ablation.small_maps import SmallMapConvolution
-from unitprobe.ablation.tiles import TiledConvolution
+from unitprobe.ablation.partial_forward.network_graph import NetworkGraph, Node, is_place
+from unitprobe.ablation.partial_forward.rows import Rows
+from unitprobe.ablation.partial_forward.unit_change import Narrow, apply_rule
+from unitprobe.ablation.partial_forward.winograd import TiledConvolution
+from unitprobe.ablation.partial_forward.winograd_small_maps import SmallMapConvolution
 
 aten = torch.ops.aten
 
@@ -34,7 +34,7 @@ Convolution: TypeAlias = SmallMapConvolution | TiledConvolution
 
 
 @dataclass(frozen=True)
-class Suffix:
+class Downstream:
     """What depends on one place of a graph.
 
     Attributes
@@ -55,8 +55,8 @@ class Suffix:
     bytes_of_stimulus: int
 
     @classmethod
-    def of(cls, graph: NetworkGraph, place: Node) -> Suffix:
-        """Return the suffix of a place."""
+    def of(cls, graph: NetworkGraph, place: Node) -> Downstream:
+        """Return what depends on one node."""
         reached = {place}
         nodes = []
         for node in graph.nodes:
@@ -79,13 +79,13 @@ class Suffix:
 
 
 class VariantRun:
-    """One run of a suffix for several variants of its layer's activation.
+    """One run of what is downstream of a layer, for several variants of its activation.
 
     Parameters
     ----------
     graph : NetworkGraph
         The network.
-    suffix : Suffix
+    downstream : Downstream
         What is run.
     intact : mapping of Node to value
         Values of the intact network, constants among them.
@@ -100,14 +100,14 @@ class VariantRun:
     def __init__(
         self,
         graph: NetworkGraph,
-        suffix: Suffix,
+        downstream: Downstream,
         intact: Mapping[Node, Any],
         convolutions: Mapping[Node, Convolution],
         rows: Rows,
         stimuli: int,
     ) -> None:
         self._graph = graph
-        self._suffix = suffix
+        self._downstream = downstream
         self._intact = intact
         self._convolutions = convolutions
         self._rows = rows
@@ -122,13 +122,13 @@ class VariantRun:
         start : Tensor or Narrow
             The activations of all rows, or, narrow, of all stimuli and variants.
         """
-        values = self._values = {self._suffix.place: start}
-        for node in self._suffix.nodes:
+        values = self._values = {self._downstream.place: start}
+        for node in self._downstream.nodes:
             if is_place(node):
                 values[node] = values[node.args[0]]
             elif node not in values:  # a convolution computes what follows it too
                 values[node] = self._compute(node)
-            for source in self._suffix.last_use.get(node, ()):
+            for source in self._downstream.last_use.get(node, ()):
                 values.pop(source, None)
         logits: Tensor = self._whole(self._graph.output)
         return logits

@@ -1,4 +1,4 @@
-"""Which stimuli of which variants a run of a suffix computes.
+"""Which stimuli of which variants are computed downstream of a layer.
 
 The variants of an activation stand one after another along its stimuli: a row is one stimulus of
 one variant. Where a unit is what it is replaced by already, as a ReLU that is silent on a stimulus,
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitprobe.ablation.graph import Batched
-from unitprobe.ablation.narrow import Narrow, is_channels_last, split, tile
+from unitprobe.ablation.partial_forward.network_graph import Batched
+from unitprobe.ablation.partial_forward.unit_change import Narrow, is_channels_last, split, tile
 
 
 class Rows:

@@ -1,4 +1,4 @@
-"""The suffix engine gives the logits of the full engine, on every kind of network and mode."""
+"""The partial engine gives the logits of the full engine, on every kind of network and mode."""
 
 import networks
 import numpy as np
@@ -14,9 +14,9 @@ from torchvision.models import DenseNet
 
 import unitprobe as up
 from unitprobe.ablation.engine import FullEngine
-from unitprobe.ablation.graph import capture_graph
+from unitprobe.ablation.partial_forward.network_graph import capture_graph
+from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
 from unitprobe.ablation.replacements import Batch, Constant
-from unitprobe.ablation.suffix import SuffixEngine
 from unitprobe.ablation.sweep import SweepOptions, make_replacement
 from unitprobe.ablation.targets import Targets
 from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
@@ -147,17 +147,17 @@ class Pair:
         ]
         graph = capture_graph(self.network, chosen, self.images[:2])
         self.full = FullEngine(self.network)
-        self.suffix = SuffixEngine(graph, self.swept, memory)
+        self.partial = PartialForwardEngine(graph, self.swept, memory)
         self.batch = Batch(self.images, torch.from_numpy(self.stimuli.labels), range(6))
         with torch.no_grad():
             two = Batch(self.images[:2], self.batch.labels[:2], range(2))
-            self.suffix.check(two, self.swept, self.full)
+            self.partial.check(two, self.swept, self.full)
 
     def logits(self, swept, replacement):
         """Return the ablated logits of both engines, (target, stimulus, output)."""
         found = []
         with evaluating(self.network.module), torch.no_grad():
-            for engine in (self.suffix, self.full):
+            for engine in (self.partial, self.full):
                 engine.begin(self.batch)
                 rows = [row for targets in swept for row in engine.ablated(targets, replacement)]
                 found.append(torch.cat(rows))
@@ -233,8 +233,8 @@ def test_a_unit_that_is_silent_already_leaves_the_logits_as_they_are(pairs):
         return intact
 
     with torch.no_grad():
-        intact = pair.suffix.begin(pair.batch)
-        logits = torch.cat(list(pair.suffix.ablated(unit, nothing)))
+        intact = pair.partial.begin(pair.batch)
+        logits = torch.cat(list(pair.partial.ablated(unit, nothing)))
     assert torch.equal(logits, intact.expand_as(logits))
 
 
@@ -257,7 +257,7 @@ def test_stimuli_on_which_a_unit_is_silent_already_keep_their_logits(pairs, name
     found, expected = pair.logits(pair.swept, silent_here_and_there)
     assert_same_answers(found, expected)
     with torch.no_grad():
-        intact = pair.suffix.begin(pair.batch)
+        intact = pair.partial.begin(pair.batch)
     units = [unit for targets in pair.swept for (unit,) in targets.groups]
     for unit, logits in zip(units, found, strict=True):
         silent = silent_stimuli(unit, 6)
@@ -274,11 +274,11 @@ def test_stimuli_on_which_a_unit_is_silent_already_are_not_computed(pairs):
     def operations(replacement):
         """Return the multiplications and additions of convolutions for the two units."""
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            list(pair.suffix._ablated(units, replacement, pair.suffix._intact, workers=1))
+            list(pair.partial._ablated(units, replacement, pair.partial._intact, workers=1))
         return counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
 
     with torch.no_grad():
-        pair.suffix.begin(pair.batch)
+        pair.partial.begin(pair.batch)
     found, every = operations(silent_here_and_there), operations(_other)
     assert found / every == sum(computed) / 12
 
@@ -289,27 +289,29 @@ def _other(targets, which, intact, batch):
 
 def test_little_memory_recomputes_what_it_cannot_keep(pairs):
     pair = pairs("plain")
-    whole = sum(map(pair.suffix._graph.bytes_of_stimulus, pair.suffix._graph.nodes))
+    whole = sum(map(pair.partial._graph.bytes_of_stimulus, pair.partial._graph.nodes))
     little = Pair(NETWORKS["plain"](), memory=whole)
-    size = little.suffix.fit(64)
+    size = little.partial.fit(64)
     assert 1 <= size < 64
-    assert not little.suffix._keeps_all
+    assert not little.partial._keeps_all
     found, expected = little.logits(little.swept, Constant())
     assert_same_answers(found, expected)
     with pytest.raises(OptionError, match="does not hold two stimuli"):
-        Pair(NETWORKS["plain"](), memory=1000).suffix.fit(64)
+        Pair(NETWORKS["plain"](), memory=1000).partial.fit(64)
 
 
 def test_threads_give_what_one_gives_and_are_put_back(pairs):
     pair = pairs("residual")
     before = torch.get_num_threads()
     with torch.no_grad():
-        pair.suffix.begin(pair.batch)
+        pair.partial.begin(pair.batch)
     try:
         torch.set_num_threads(3)
         found = [
             torch.cat(
-                list(pair.suffix._ablated(pair.swept[0], Constant(), pair.suffix._intact, workers))
+                list(
+                    pair.partial._ablated(pair.swept[0], Constant(), pair.partial._intact, workers)
+                )
             )
             for workers in (1, 3)
         ]
@@ -325,9 +327,9 @@ def test_the_tree_is_that_of_the_full_sweep():
     state = {key: value.clone() for key, value in module.state_dict().items()}
     trees = [
         up.ablate(module, stimuli, layers="late", units=range(6), method=method, batch_size=8)
-        for method in ("suffix", "full")
+        for method in ("partial_forward", "full")
     ]
-    assert [tree.attrs["method"] for tree in trees] == ["suffix", "full"]
+    assert [tree.attrs["method"] for tree in trees] == ["partial_forward", "full"]
     for node in trees[0].children:
         for name, values in trees[0][node].data_vars.items():
             np.testing.assert_allclose(values, trees[1][node][name], atol=1e-4, err_msg=name)
@@ -342,7 +344,7 @@ def test_the_tree_is_that_of_the_full_sweep():
 )
 def test_wrappers_change_nothing(wrap, reused, stimuli):
     expected = up.ablate(reused, stimuli, method="full")
-    tree = up.ablate(wrap(reused), stimuli, method="suffix")
+    tree = up.ablate(wrap(reused), stimuli, method="partial_forward")
     for before, after in zip(expected.children, tree.children, strict=True):
         losses = [one["loss_increase"] for one in (expected[before], tree[after])]
         np.testing.assert_allclose(*losses, atol=1e-5)
@@ -367,7 +369,7 @@ def test_a_network_without_a_graph_is_swept_in_full_and_said_so():
         tree = up.ablate(Undecided().eval(), stimuli, batch_size=4)
     assert tree.attrs["method"] == "full"
     with pytest.raises(ModelError, match="cannot be captured as a graph"):
-        up.ablate(Undecided().eval(), stimuli, method="suffix")
+        up.ablate(Undecided().eval(), stimuli, method="partial_forward")
 
 
 class Counting(nn.Module):
@@ -384,4 +386,4 @@ class Counting(nn.Module):
 
 def test_a_number_of_stimuli_that_becomes_a_constant_is_named():
     with pytest.raises(ModelError, match=r"constant of the number of stimuli, as len\(x\)"):
-        up.ablate(Counting().eval(), make_stimuli(6), method="suffix")
+        up.ablate(Counting().eval(), make_stimuli(6), method="partial_forward")

@@ -1,13 +1,14 @@
 """Convolutions of maps in tiles of 4 x 4, with a quarter of the multiplications.
 
-Winograd's F(4 x 4, 3 x 3), as in `small_maps`: a tile and the places around it, 6 x 6, are brought
-into a space where the convolution is one matrix product a component, 36 for 16 outputs where the
-definition takes 144. On the way in and out there are few operations for each number, so they must
-not pass over memory: one compiled loop (`tile_loops`) takes a few tiles all the way, and adds what
-follows the convolution in a residual network: the intact output, the shortcut and the ReLU.
+Winograd's F(4 x 4, 3 x 3), as in `winograd_small_maps`: a tile and the positions around it, 6 x 6,
+are brought into a space where the convolution is one matrix product a component, 36 for 16 outputs
+where the definition takes 144. On the way in and out there are few operations for each number, so
+they must not pass over memory: one compiled loop (`winograd_loops`) takes a few tiles all the way,
+and adds what follows the convolution in a residual network: the intact output, the shortcut and the
+ReLU.
 
-As in `small_maps`, only the change against the intact network goes through, for its rounding
-errors.
+As in `winograd_small_maps`, only the change against the intact network goes through, for its
+rounding errors.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from unitprobe.ablation.small_maps import transform_of
+from unitprobe.ablation.partial_forward.winograd_small_maps import transform_of
 from unitprobe.compiled import compile_loop, compiles
 from unitprobe.errors import UnitprobeWarning
 
@@ -158,7 +159,7 @@ def _loop() -> Callable[..., None] | None:
     """Return the compiled loop, None without numba."""
     if not compiles():
         return None
-    from unitprobe.ablation.tile_loops import convolve
+    from unitprobe.ablation.partial_forward.winograd_loops import convolve
 
     return compile_loop(convolve)
 
