@@ -110,7 +110,8 @@ def informedness(member, x):
 
 
 def f1(member, x):
-    return max(sklearn.metrics.f1_score(member, x >= t) for t in np.unique(x))
+    precision, recall, _ = sklearn.metrics.precision_recall_curve(member, x)
+    return np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
 
 
 def recall(member, x):
