@@ -1,9 +1,9 @@
-"""One family of errors.
+"""The errors and the warning of unitprobe.
 
-Every error is a `UnitprobeError` and also the builtin that a caller who knows nothing of unitprobe
-would catch. Each message is one line that says what is wrong, where, and what would be right, in
-the user's own values. The command line prints that line and exits with `exit_code`: 2 for a
-mistake that the user can mend in the call or the data, 1 for a failure of the environment.
+Every error is a `UnitprobeError` and also a builtin exception such as `ValueError`, so that callers
+who do not know unitprobe can catch it. Each message is one line. It says what is wrong, where, and
+what would be right, and it shows the user's own values. The command line prints this line and exits
+with `exit_code`: 2 if the user can correct the call or the data, 1 if the environment failed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 class UnitprobeError(Exception):
-    """Base of every error that unitprobe raises on purpose."""
+    """Base class of the errors that unitprobe raises."""
 
     exit_code = 2
 
@@ -23,81 +23,81 @@ class UnitprobeError(Exception):
 
 
 class UnitprobeWarning(UserWarning):
-    """Something a scientist should know before trusting a number."""
+    """Something to know before trusting a result."""
 
 
 class ModelError(UnitprobeError, ValueError):
-    """A network that cannot be found, built or run as asked."""
+    """The network cannot be found, built or run."""
 
 
 class WeightsError(ModelError):
-    """A weights file that does not fit the network, or is none."""
+    """The file does not hold weights, or they do not fit the network."""
 
 
 class DownloadError(UnitprobeError, OSError):
-    """Weights that would have to be downloaded and could not be."""
+    """The weights could not be downloaded."""
 
     exit_code = 1
 
 
 class StimuliError(UnitprobeError, ValueError):
-    """Stimuli that cannot be found, read or used as asked."""
+    """The stimuli cannot be found, read or used."""
 
 
 class ImageError(StimuliError, OSError):
-    """One image that cannot be decoded."""
+    """An image cannot be decoded."""
 
 
 class LabelError(UnitprobeError, ValueError):
-    """Labels that are missing, too few or do not fit the classes."""
+    """The labels are missing, too few, or do not fit the classes."""
 
 
 class LayerError(UnitprobeError, ValueError):
-    """A layer that cannot be used as asked."""
+    """The layer cannot be used in this way."""
 
 
 class LayerNotFoundError(LayerError, KeyError):
-    """A selection that matches no layer."""
+    """The selection matches no layer."""
 
 
 class ResponseError(UnitprobeError, ValueError):
-    """Responses that no statistic can be computed from: NaN, infinite, of another sign or shape."""
+    """The responses are invalid for a statistic: NaN, infinite, negative, or of the wrong shape."""
 
 
 class OptionError(UnitprobeError, ValueError):
-    """An argument outside what the function takes."""
+    """The value of an argument is invalid, or the argument has no effect here."""
 
 
 class StoreError(UnitprobeError, ValueError):
-    """A file that is not a unitprobe file, is damaged, or does not hold what is asked for."""
+    """The file was not written by unitprobe, is damaged, or lacks what is requested."""
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
-    """A file that is not there."""
+    """The file does not exist."""
 
 
 class StoreExistsError(StoreError, FileExistsError):
-    """An output path that exists already."""
+    """The output path exists already."""
 
 
 class ContentsMismatchError(StoreError):
-    """An unfinished recording of something else stands at the same path."""
+    """An unfinished recording with other contents exists at the same path."""
 
 
 class StorageError(UnitprobeError, OSError):
-    """The disk is full or cannot be written."""
+    """The disk is full or cannot be written to."""
 
     exit_code = 1
 
 
 class ProcessError(UnitprobeError, RuntimeError):
-    """Another process of the same run has failed."""
+    """Another process of the same run failed."""
 
     exit_code = 1
 
 
 def nearest(word: str, known: Iterable[str], count: int = 5) -> list[str]:
-    """Return the known words most like `word`, best first, for an error message.
+    """Return the known words that are most similar to `word`, best first, for an error message.
 
     Examples
     --------
