@@ -1,8 +1,11 @@
-"""The commands, as real processes."""
+"""The commands: one workflow in processes of its own, everything else in this process."""
 
+import contextlib
+import io
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -15,12 +18,28 @@ from typer.testing import CliRunner
 
 import unitprobe as up
 from unitprobe import streaming
-from unitprobe.cli import app
+from unitprobe.cli import app, main
 
 TESTS = Path(__file__).parent
 
 
 def run(*arguments, cwd=TESTS):
+    """Run a command in this process; return (exit code, standard output, standard error)."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        patch.setattr(sys, "argv", ["unitprobe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code or 0, out.getvalue(), err.getvalue()
+
+
+def run_as_process(*arguments, cwd=TESTS):
     """Run a command as a user would; return (exit code, standard output, standard error)."""
     command = [sys.executable, "-m", "unitprobe", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280)
@@ -61,8 +80,9 @@ def store(images, tmp_path_factory):
     return path
 
 
+@pytest.mark.process
 def test_record_analyze_ablate_report(images, store, tmp_path):
-    code, out, _ = run(
+    code, out, _ = run_as_process(
         *("analyze", store, "--null", 20, "--bootstrap", 20, "--model", "networks:build_tiny"),
         *("--out", tmp_path / "a.h5", "--csv", tmp_path / "units.csv"),
     )
@@ -71,13 +91,13 @@ def test_record_analyze_ablate_report(images, store, tmp_path):
     units = (tmp_path / "units.csv").read_text().splitlines()
     assert len(units) == 13
     assert "incoming_l1" in units[0]
-    code, out, err = run(
+    code, out, err = run_as_process(
         *("ablate", "networks:build_tiny", f"imagefolder:{images}", "--units", "0-2,4"),
         *("--out", tmp_path / "g.h5"),
     )
     assert code == 0, err
     assert "ablated 8 units of 2 layers" in out
-    code, out, err = run(
+    code, out, err = run_as_process(
         *("report", tmp_path / "a.h5", "--ablation", tmp_path / "g.h5"),
         *("--out", tmp_path / "report"),
     )
@@ -284,6 +304,7 @@ def test_what_only_a_recording_gives_is_named(images, tmp_path, monkeypatch):
     assert "only from a recording: null and interval of roc_auc" in shown
 
 
+@pytest.mark.process
 def test_a_network_is_analyzed_without_a_recording_by_one_process_or_two(images, store, tmp_path):
     options = ["--metrics", "class_selectivity", "--metrics", "kurtosis", "--null", "20"]
     recorded, direct, shared = (tmp_path / f"{name}.h5" for name in ("store", "one", "two"))
@@ -312,6 +333,7 @@ def test_a_network_is_analyzed_without_a_recording_by_one_process_or_two(images,
                 )
 
 
+@pytest.mark.process
 def test_many_processes_record_the_file_of_one(images, tmp_path):
     network = ["networks:build_tiny", f"imagefolder:{images}", "--batch-size", "8"]
     code, out, _ = run("record", *network, "--out", tmp_path / "one.h5")
