@@ -28,28 +28,23 @@ from unitprobe.layers import (
 from unitprobe.layers.axes import Axes, AxisFollower
 from unitprobe.layers.calls import Call
 from unitprobe.layers.discover import example_input
-from unitprobe.layers.layer import NONLINEARITIES, kind_of_operation
+from unitprobe.layers.layer import kind_of_operation
+from unitprobe.layers.operations import (
+    COPIES,
+    DROPOUTS,
+    MOVES,
+    NONLINEARITIES,
+    POINTWISE,
+    RESAMPLES,
+)
 from unitprobe.layers.outputs import Path, named_tensors, tensors_in
 from unitprobe.models import Network, as_network
 from unitprobe.typing import FloatArray
 
 IndexArray = NDArray[np.int64]
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_MOVES = _words(
-    "T contiguous expand flatten flip getitem mT mean amax amin max min moveaxis movedim narrow "
-    "permute repeat reshape select index_select split chunk squeeze swapaxes swapdims sum "
-    "transpose unbind unflatten unsqueeze view view_as"
-)
-_UNIT_WISE = NONLINEARITIES | _words(
-    "clone detach to float type_as clamp clip dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "feature_alpha_dropout pad interpolate upsample max_pool1d max_pool3d avg_pool1d avg_pool3d "
-    "adaptive_avg_pool1d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool3d "
-    "add sub mul div neg"
+_UNIT_BY_UNIT = (
+    NONLINEARITIES | POINTWISE | COPIES | DROPOUTS | RESAMPLES | MOVES | frozenset({"pad"})
 )
 
 
@@ -256,7 +251,7 @@ class _Reader:
                 made = _Reading(result.shape[unit.number], incoming, object())
         elif before and _is_unit_wise(operation, kind) and _have_one_root(before):
             # What moves by an index in another tensor is not followed.
-            followed = operation not in _MOVES or sum(isinstance(a, Tensor) for a in args) == 1
+            followed = operation not in MOVES or sum(isinstance(a, Tensor) for a in args) == 1
             places = [_places(s, axes, result, operation) if followed else None for s in before]
             reading = before[0][1]
             made = _Reading(0 if unit is None else result.shape[unit.number], None, object())
@@ -283,7 +278,7 @@ def _have_one_root(before: list[_Before]) -> bool:
 
 
 def _is_unit_wise(operation: str, kind: str) -> bool:
-    return kind in ("norm", "pool") or operation in _UNIT_WISE or operation in _MOVES
+    return kind in ("norm", "pool") or operation in _UNIT_BY_UNIT
 
 
 def _places(
@@ -294,7 +289,7 @@ def _places(
     count = len(reading.outgoing.l1)
     if before is None or before.unit is None or axes is None or axes.unit is None:
         return None
-    if operation not in _MOVES:
+    if operation not in MOVES:
         same = result.ndim == tensor.ndim and axes.unit.number == before.unit.number
         return np.arange(count) if same and result.shape[axes.unit.number] == count else None
     # Moved labels are numbered anew in their order; that tells places only if none was lost.

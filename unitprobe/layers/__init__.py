@@ -9,7 +9,8 @@ from unitprobe.layers.discover import (
     list_layers,
     list_layers_of_call,
 )
-from unitprobe.layers.layer import NONLINEARITIES, Layer, StimulusAxis
+from unitprobe.layers.layer import Layer, StimulusAxis
+from unitprobe.layers.operations import NONLINEARITIES
 from unitprobe.layers.outputs import tensor_at, tensors_in, with_tensor_at
 from unitprobe.layers.running import as_input, device_of, evaluating
 from unitprobe.layers.select import Selection, select_layers

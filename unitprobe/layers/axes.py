@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from unitprobe.layers import operations
 from unitprobe.layers.outputs import tensors_in
 
 
@@ -40,39 +41,6 @@ class Axes(NamedTuple):
 
     stimulus: Axis | None
     unit: Axis | None
-
-
-def words(text: str) -> frozenset[str]:
-    """Return the words of a text, as names of operations are written here."""
-    return frozenset(text.split())
-
-
-_UNITS_FIRST = words(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "batch_norm instance_norm group_norm"
-)
-_UNITS_LAST = words("linear bilinear lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
-_RECURRENT = words("lstm gru rnn_tanh rnn_relu")
-#: What is run operation by operation, so that its output is known already.
-_COMPOSITES = words("multi_head_attention_forward")
-_NORMS_OF_LAST = words("layer_norm rms_norm")
-_CONTRACTIONS = words(
-    "einsum tensordot inner outer addmm addbmm baddbmm addmv mv multi_dot chain_matmul kron cdist "
-    "gather take_along_dim fold unfold"
-)
-_PRODUCTS = words("matmul bmm mm")
-_MOVES = words(
-    "T chunk expand expand_as flatten flip getitem index_select mT moveaxis movedim narrow permute "
-    "pixel_shuffle pixel_unshuffle repeat reshape roll select split squeeze swapaxes swapdims t "
-    "tensor_split transpose unbind unflatten unsqueeze view view_as "
-    "amax amin max mean min std sum var"
-)
-_PICKS = words("getitem index_select")
-_RESIZES = words("cat concat glu pad")
-_CREATIONS = words(
-    "new_empty new_full new_ones new_tensor new_zeros empty_like full_like ones_like rand_like "
-    "randint_like randn_like zeros_like"
-)
 
 
 class AxisFollower:
@@ -102,19 +70,19 @@ class AxisFollower:
     ) -> None:
         """Work out the axes of what one operation returned."""
         sources = [t for t in tensors_in((args, kwargs)) if t in self._axes]
-        if not sources or operation in _CREATIONS or operation in _COMPOSITES:
+        if not sources or operation in operations.CREATIONS | operations.COMPOSITES:
             return
         if operation == "setitem":
             self._filled(args[0], args[2])
             return
         results = list(tensors_in(output))
         operands = [value for value in args if isinstance(value, Tensor)]
-        picks = operation in _PICKS and sources[0] is args[0]
-        if picks or (operation in _MOVES and len(operands) == 1):
+        picks = operation in operations.PICKS and sources[0] is args[0]
+        if picks or (operation in operations.MOVES and len(operands) == 1):
             found = self._moved(function, args, kwargs, sources[0], len(results))
             if operation == "pixel_shuffle":  # the other axes hold units too, where a map is small
                 found = [Axes(found[0].stimulus, Axis.new(results[0].ndim - 3, results[0]))]
-        elif operation in _RECURRENT:
+        elif operation in operations.RECURRENT:
             found = self._recurrent(args, results)
         elif operation == "stack":
             found = [self._stacked(args, kwargs, sources[0])]
@@ -135,29 +103,29 @@ class AxisFollower:
         source = max(sources, key=lambda t: (t.ndim, t.numel()))
         stimulus, unit = self._axes[source]
         last = result.ndim - 1
-        if operation in _UNITS_FIRST:
+        if operation in operations.CONVOLUTIONS | operations.NORMS_OF_MAPS:
             if stimulus is not None and stimulus.number == 1 and operation.startswith("conv"):
                 stimulus = _through_groups(stimulus, args, kwargs, result)
             return Axes(stimulus, Axis.new(1, result))
-        if operation in _UNITS_LAST:
+        if operation in operations.LINEAR | operations.RECURRENT_CELLS:
             return Axes(stimulus, Axis.new(last, result))
-        if operation in _NORMS_OF_LAST and unit is None:
+        if operation in operations.NORMS_OF_LAST and unit is None:
             return Axes(stimulus, Axis.new(last, result))
         if operation in ("fold", "unfold") and {source.ndim, result.ndim} == {3, 4}:
             return _patched(self._axes[source], source, result)
-        if operation in _CONTRACTIONS:
+        if operation in operations.CONTRACTIONS:
             axes = self._influenced(function, args, kwargs, source, result)
             if operation == "einsum" and axes.unit is None:
                 return Axes(axes.stimulus, self._unit_of_einsum(args, result))
             return axes
-        if operation in _PRODUCTS:
+        if operation in operations.PRODUCTS:
             return Axes(_if_kept(stimulus, result), self._unit_of_product(args, kwargs, result))
         if operation == "scaled_dot_product_attention":
             value = args[2] if len(args) > 2 else kwargs["value"]
             return self.axes(value) or Axes(stimulus, None)
         if result.ndim != source.ndim:
             return Axes(None, None)
-        if operation in _RESIZES and unit is not None:
+        if operation in operations.CHANGES_OF_COUNT and unit is not None:
             return Axes(stimulus, Axis.new(unit.number, result))
         return Axes(_if_kept(stimulus, result), _if_kept(unit, result))
 

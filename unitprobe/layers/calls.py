@@ -21,10 +21,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from unitprobe.layers.layer import nonlinearity_of_class
+from unitprobe.layers.operations import COMPOSITES, REFLECTED
 from unitprobe.layers.structure import class_name, named_children, named_modules
 
 _FOLLOWED_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
-_REFLECTED = {"rsub": "sub", "rdiv": "div", "rpow": "pow", "rmatmul": "matmul", "ifloordiv": "div"}
 
 
 class Call(NamedTuple):
@@ -43,9 +43,6 @@ class Call(NamedTuple):
 #: not None, takes the place of the output.
 Report = Callable[[Call, Any, tuple[Any, ...], Mapping[str, Any], Any], Any]
 
-#: One function to PyTorch, many operations to a reader of activations.
-COMPOSITES = frozenset((nn.functional.multi_head_attention_forward,))
-
 
 @lru_cache(maxsize=4096)
 def operation_name(function: Callable[..., Any]) -> str | None:
@@ -58,7 +55,7 @@ def operation_name(function: Callable[..., Any]) -> str | None:
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")
         return attribute if name == "__get__" and attribute in _FOLLOWED_PROPERTIES else None
     name = name.strip("_")
-    return _REFLECTED.get(name, name) or None
+    return REFLECTED.get(name, name) or None
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -262,7 +259,7 @@ class CallWatcher:
         # The compiler looks through a cache, and warns of it.
         compiling = torch.compiler.is_compiling()
         operation = (operation_name.__wrapped__ if compiling else operation_name)(function)
-        composite = function in COMPOSITES
+        composite = operation in COMPOSITES
         # Most functions end here, and a small network feels every microsecond of theirs.
         unwanted = self._operation_names is not None and operation not in self._operation_names
         if (unwanted and not composite) or self._reporting or self._is_deaf():

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unitprobe.errors import ModelError
-from unitprobe.layers.axes import Axes, Axis, AxisFollower, words
+from unitprobe.layers import operations
+from unitprobe.layers.axes import Axes, Axis, AxisFollower
 from unitprobe.layers.calls import Call, CallWatcher, is_leaf
 from unitprobe.layers.layer import (
-    NONLINEARITIES,
     Layer,
     StimulusAxis,
     kind_of_operation,
@@ -263,7 +263,7 @@ class _Listing:
             axes = self.axes.axes(tensor)
             if axes is not None:
                 self._add(call, path, kind, tensor, axes)
-            elif kind in NONLINEARITIES and len(tensor) == 2:
+            elif kind in operations.NONLINEARITIES and len(tensor) == 2:
                 # It may well depend on the stimuli, through something that cannot be followed.
                 self._add(call, path, kind, tensor, Axes(None, None))
 
@@ -272,10 +272,10 @@ class _Listing:
         looked_at = args
         if operation == "getitem":
             looked_at = args[1:]  # a mask, or indices
-        elif operation in _VALUES:
+        elif operation in operations.VALUES:
             if isinstance(output, Tensor):
                 return  # ``x.float()``, not ``float(x)``
-        elif operation not in _CHOICES:
+        elif operation not in operations.DATA_DEPENDENT_SIZES:
             return
         if any(self.axes.axes(tensor) is not None for tensor in tensors_in(looked_at)):
             self.depends_on_data = True
@@ -330,15 +330,8 @@ _AT_RANDOM = "drops responses at random, other ones in every run"
 #: The argument of an operation, and its default, that makes what it is in training.
 _DOUBTS = {
     "batch_norm": (5, "training", False, "normalizes by the statistics of the batch at hand"),
-    **dict.fromkeys(
-        ("dropout", "dropout1d", "dropout2d", "dropout3d"), (2, "training", True, _AT_RANDOM)
-    ),
-    "alpha_dropout": (2, "training", False, _AT_RANDOM),
+    **{name: (2, "training", "alpha" not in name, _AT_RANDOM) for name in operations.DROPOUTS},
 }
-#: Values of a tensor as Python sees them: ``if x.sum() > 0``, ``float(x)``, ``x.tolist()``.
-_VALUES = words("allclose array bool contains equal float index int is_nonzero item numpy tolist")
-#: Operations whose result has a size that depends on values.
-_CHOICES = words("argwhere masked_select nonzero unique unique_consecutive")
 
 
 def _stimulus_axis(axis: Axis | None, tensor: Tensor) -> StimulusAxis | None:

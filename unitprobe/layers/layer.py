@@ -7,44 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from unitprobe.layers.operations import KINDS, NONLINEARITIES, NONLINEARITY_CLASSES
 from unitprobe.layers.outputs import Path
-
-#: Operations that count as a nonlinearity, by the name PyTorch gives the function. Softmax is left
-#: out: it normalises over an axis, mostly of attention weights, which have no units.
-NONLINEARITIES = frozenset(
-    {
-        *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold"),
-        *("elu", "celu", "selu", "softplus", "gelu", "silu", "mish", "glu"),
-        *("sigmoid", "hardsigmoid", "logsigmoid", "hardswish", "hardtanh"),
-        *("tanh", "tanhshrink", "softsign"),
-    }
-)
-
-_CLASS_NAMES = {
-    "geglu": "glu",
-    "gelutanh": "gelu",
-    "leakyrelu": "leaky_relu",
-    "hardmish": "mish",
-    "hardswishme": "hardswish",
-    "quickgelu": "gelu",
-    "swish": "silu",
-    "swishme": "silu",
-}
-
-_KINDS = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "conv"),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "conv"),
-    **dict.fromkeys(("linear", "bilinear"), "linear"),
-    **dict.fromkeys(
-        ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"), "norm"
-    ),
-    "local_response_norm": "norm",
-    **dict.fromkeys(("max_pool2d", "avg_pool2d", "lp_pool2d"), "pool"),
-    **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), "pool"),
-    **dict.fromkeys(("rnn_tanh", "rnn_relu", "rnn_tanh_cell", "rnn_relu_cell"), "rnn"),
-    "lstm_cell": "lstm",
-    "gru_cell": "gru",
-}
 
 
 class StimulusAxis(NamedTuple):
@@ -195,7 +159,7 @@ def kind_of_operation(operation: str) -> str:
     >>> kind_of_operation("conv2d"), kind_of_operation("relu"), kind_of_operation("add")
     ('conv', 'relu', 'add')
     """
-    return _KINDS.get(operation, operation)
+    return KINDS.get(operation, operation)
 
 
 def nonlinearity_of_class(class_name: str) -> str | None:
@@ -207,5 +171,5 @@ def nonlinearity_of_class(class_name: str) -> str | None:
     ('leaky_relu', None)
     """
     name = class_name.lower()
-    name = _CLASS_NAMES.get(name, name)
+    name = NONLINEARITY_CLASSES.get(name, name)
     return name if name in NONLINEARITIES else None

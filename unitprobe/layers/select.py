@@ -11,12 +11,13 @@ from torch import nn
 
 from unitprobe.errors import LayerError, LayerNotFoundError, UnitprobeWarning, nearest
 from unitprobe.layers.blocks import repeated_blocks
-from unitprobe.layers.layer import NONLINEARITIES, Layer
+from unitprobe.layers.layer import Layer
+from unitprobe.layers.operations import KINDS, NONLINEARITIES
 
 #: What ``layers=`` takes everywhere.
 Selection = str | Sequence[str] | Callable[[Layer], bool]
 
-_KIND_WORDS = NONLINEARITIES | {"conv", "linear", "norm", "pool"}
+_KIND_WORDS = NONLINEARITIES | set(KINDS.values())
 
 
 def select_layers(module: nn.Module, layers: Sequence[Layer], selection: Selection) -> list[Layer]:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from unitprobe.errors import LabelError, OptionError, UnitprobeWarning
 from unitprobe.layers import Layer
+from unitprobe.layers.operations import NEVER_NEGATIVE
 from unitprobe.regularizer.measures import RegularizedMeasure
-
-_NEVER_NEGATIVE = frozenset({"relu", "relu6", "softplus", "sigmoid", "hardsigmoid"})
 
 
 def check_arguments(
@@ -58,7 +57,7 @@ def check_labels(labels: Tensor, stimuli: int, class_count: int | None) -> int:
 
 def warn_if_signed(layers: Sequence[Layer]) -> None:
     """Warn of nonlinearities whose selectivity has no bound."""
-    signed = [layer for layer in layers if layer.kind not in _NEVER_NEGATIVE]
+    signed = [layer for layer in layers if layer.kind not in NEVER_NEGATIVE]
     if signed:
         warnings.warn(
             f"{len(signed)} of {len(layers)} regularized layers can have negative responses, the "

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from unitprobe.errors import ModelError
 from unitprobe.layers import Layer, evaluating, inside
+from unitprobe.layers.operations import COPIES, DROPOUTS
 from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
@@ -32,15 +33,8 @@ aten = torch.ops.aten
 # Operations that hand on what they get, in evaluation mode and on one device.
 _IDENTITIES = frozenset(
     getattr(aten, name).default
-    for name in [
-        "clone",
-        "alias",
-        "detach",
-        "dropout",
-        "feature_dropout",
-        "contiguous",
-        "lift_fresh_copy",
-    ]
+    for name in COPIES | DROPOUTS | {"alias", "lift_fresh_copy"}
+    if "default" in getattr(getattr(aten, name, None), "overloads", list)()
 )
 _VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
 _BATCH_NORM = aten._native_batch_norm_legit_no_training.default

@@ -10,7 +10,7 @@ none, the whole activation is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 from unitprobe.ablation.partial_forward.network_graph import scale_and_shift
+from unitprobe.layers.operations import POINTWISE, POOLS
 
 aten = torch.ops.aten
 
@@ -293,23 +294,14 @@ def _linear(
     return mixed.view(-1, *output.shape[1:])
 
 
-_POINTWISE = (
-    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "softplus", "gelu", "silu", "mish"),
-    *("sigmoid", "hardsigmoid", "log_sigmoid", "hardswish", "hardtanh", "tanh", "softsign"),
-    *("threshold", "neg", "abs", "exp", "sqrt", "rsqrt", "square", "pow"),
-    *("clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div", "rsub"),
-)
-_POOLS = ["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"]
-
-
-def _overloads(names: Sequence[str]) -> list[Any]:
+def _overloads(names: Iterable[str]) -> list[Any]:
     packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
     return [getattr(packet, name) for packet in packets for name in packet.overloads()]
 
 
 _RULES: dict[Any, Rule] = {
-    **dict.fromkeys(_overloads(_POINTWISE), _unit_by_unit),
-    **dict.fromkeys(_overloads(_POOLS), _of_map),
+    **dict.fromkeys(_overloads(POINTWISE), _unit_by_unit),
+    **dict.fromkeys(_overloads(POOLS), _of_map),
     **dict.fromkeys(_overloads(["permute", "transpose"]), _permute),
     **dict.fromkeys(_overloads(["view", "reshape", "_unsafe_view"]), _view),
     **dict.fromkeys(_overloads(["flatten"]), _view),
