@@ -134,5 +134,15 @@ def divide(numerator: Array, denominator: Array) -> Array:
     """Return the quotient, NaN where the denominator is 0, without a warning or a NaN gradient."""
     xp = array_namespace(numerator, denominator)
     zero = denominator == 0
-    quotient = numerator / xp.where(zero, 1.0, denominator)
-    return xp.where(zero, xp.nan, quotient)
+    return replace(numerator / replace(denominator, zero, 1.0), zero, xp.nan)
+
+
+def replace(values: Array, chosen: Array, number: float) -> Array:
+    """Return `values` with a number where `chosen` is true.
+
+    ``torch.where`` copies a Python number to the device of its tensors. The processor waits for
+    that copy, and a CUDA graph cannot hold it.
+    """
+    if array_api_compat.is_torch_array(values):
+        return values.masked_fill(chosen, number)
+    return array_namespace(values).where(chosen, number, values)

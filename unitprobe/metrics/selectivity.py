@@ -13,7 +13,15 @@ from typing import Literal
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics._arrays import as_array, as_labels, as_responses, centred, divide, widen
+from unitprobe.metrics._arrays import (
+    as_array,
+    as_labels,
+    as_responses,
+    centred,
+    divide,
+    replace,
+    widen,
+)
 from unitprobe.metrics.tuning import class_counts, class_means
 from unitprobe.typing import Array
 
@@ -231,16 +239,18 @@ def selectivity_index(
     if counts is not None:
         counts = xp.asarray(counts, dtype=means.dtype, device=device(means))[..., None]
         present = present & (counts > 0)
-        weights = xp.where(present, counts if weighting == "stimulus" else 1.0, 0.0)
+        weights = xp.astype(present, means.dtype)
+        if weighting == "stimulus":
+            weights = weights * counts
     # Absent classes leave before the arithmetic: a NaN that is masked afterwards still makes a
     # NaN gradient.
-    means = xp.where(present, means, 0.0)
+    means = replace(means, ~present, 0.0)
 
-    best = xp.argmax(xp.where(present, means, -xp.inf), axis=-2, keepdims=True)
+    best = xp.argmax(replace(means, ~present, -xp.inf), axis=-2, keepdims=True)
     classes = xp.arange(means.shape[-2], device=device(means))[:, None]
     is_best = classes == best
-    weights = xp.where(is_best, 0.0, weights)
+    weights = replace(weights, is_best, 0.0)
 
-    highest = xp.sum(xp.where(is_best, means, 0.0), axis=-2)
+    highest = xp.sum(replace(means, ~is_best, 0.0), axis=-2)
     rest = divide(xp.sum(weights * means, axis=-2), xp.sum(weights, axis=-2))
     return divide(highest - rest, highest + rest + eps)

@@ -89,17 +89,18 @@ def batch_sums(
 
 def measure_units(sums: BatchSums, measure: RegularizedMeasure) -> Tensor:
     """Return the measure of each unit, (unit,); 0 where fewer than two classes have stimuli."""
-    enough = (sums.counts > 0).sum() >= 2
+    # Not `torch.where`, which copies a number to the device and makes the processor wait for it.
+    too_few = (sums.counts > 0).sum() < 2
     # Masked before and after: what is undefined would otherwise have a gradient of NaN.
-    of_classes = torch.where(enough, sums.sums, 0.0)
-    other = torch.where(enough, sums.other, 0.0)
+    of_classes = sums.sums.masked_fill(too_few, 0.0)
+    other = sums.other.masked_fill(too_few, 0.0)
     if measure == "d_prime":
         values = _d_prime(sums.counts, of_classes, other)
     else:
         values = _selectivity(sums.counts, of_classes)
         if measure == "class_selectivity_corrected":
             values = values - _selectivity(sums.counts, other)
-    return torch.where(enough, values, 0.0)
+    return values.masked_fill(too_few, 0.0)
 
 
 def _selectivity(counts: Tensor, sums: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def _d_prime(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
     variance_of_rest = ((squares.sum(0) - squares) / rest - mean_of_rest.square()).clamp(min=0)
     # Inside the root, or the gradient of a unit without variance would be infinite.
     deviation = ((variance + variance_of_rest) / 2 + EPSILON).sqrt()
-    by_class = torch.where(counts > 0, (mean - mean_of_rest) / deviation, -torch.inf)
+    by_class = ((mean - mean_of_rest) / deviation).masked_fill(counts == 0, -torch.inf)
     return by_class.amax(0)
 
 
