@@ -15,6 +15,9 @@ stands in its source. Under autocast products of matrices and convolutions are r
 precision, though they stay float32.
 The device has a random state of its own, which `torch.manual_seed` seeds.
 
+The capture of a CUDA graph computes nothing, and refuses whatever makes the processor wait or
+copies between it and the device. A replay does all that was captured, in the same memory.
+
 It cannot show what the kernels of a GPU compute (TensorFloat-32, other orders of summation, values
 that differ from run to run), what `torch.compile` and NCCL do there, how memory and time go, or
 whether anything waits on the right one of several GPUs. Its tests run on a real one, if any.
@@ -48,6 +51,8 @@ _HALVED = {_aten.convolution.default, _aten.mm.default, _aten.addmm.default}
 _HALVED |= {_aten.bmm.default, _aten.baddbmm.default}
 # In inference mode these arrive whole.
 _HALVED |= {_aten.conv2d.default, _aten.linear.default, _aten.matmul.default}
+# For the result of these the processor waits.
+_WAITING = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.equal.default}
 
 
 class Pretender(Tensor):
@@ -178,6 +183,35 @@ class Stream:
         if stream is not self:
             stream.synchronize()
 
+    def query(self):
+        self.synchronize()
+        return True
+
+
+class Graph:
+    """Operations that were captured, which nothing has done yet, and `replay` does.
+
+    As with CUDA, a capture changes no number, and every replay reads and writes the same memory.
+    """
+
+    def __init__(self):
+        self.operations: list[tuple[Callable[[], Any], Any]] = []
+
+    def replay(self):
+        for operation, kept in self.operations:
+            for new, old in zip(tree_leaves(operation()), tree_leaves(kept), strict=True):
+                if isinstance(old, Tensor) and new.data_ptr() != old.data_ptr():
+                    old.copy_(new)
+
+
+@contextlib.contextmanager
+def _capture(graph, pool=None, stream=None, capture_error_mode="global"):
+    _gpu.capturing = graph
+    try:
+        yield
+    finally:
+        _gpu.capturing = None
+
 
 class _Gpu:
     """The state of the one device that there would be: its streams and random numbers."""
@@ -189,6 +223,7 @@ class _Gpu:
         self.random = torch.get_rng_state()
         self.generators: list[Generator] = []
         self.autocast = False
+        self.capturing: Graph | None = None
 
     def is_of(self, generator, device):
         """Tell whether a generator, of which PyTorch hands on another wrapper, is of a device."""
@@ -297,18 +332,60 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if func is _aten.copy_.default and there and not isinstance(args[0], Pretender):
         return _copy_to_cpu(args[0], args[1], bool(sum(args[2:])) or kwargs.get("non_blocking"))
     own = there and generator is None and torch.Tag.nondeterministic_seeded in func.tags
-    with _gpu.drawing() if own else contextlib.nullcontext():
-        out = func(*tree_map(_inside, args), **tree_map(_inside, kwargs | replaced))
+    inner_args, inner_kwargs = tree_map(_inside, (args, kwargs | replaced))
+    half = there and _gpu.autocast
+
+    def operation() -> Any:
+        with _gpu.drawing() if own else contextlib.nullcontext():
+            return _rounded(func, func(*inner_args, **inner_kwargs), half)
+
+    if there and _gpu.capturing is not None:
+        out = _captured(operation, func, args, kwargs)
+    else:
+        out = operation()
     if not there:
         if kwargs.get("pin_memory"):
             _gpu.pinned.append(out)
         return out
-    return _claim_results(func, args, kwargs, _rounded(func, out))
+    return _claim_results(func, args, kwargs, out)
+
+
+def _captured(operation: Callable[[], Any], func: Any, args: Any, kwargs: Any) -> Any:
+    """Capture an operation, and return what it will write to."""
+    assert _gpu.capturing is not None
+    leaves = tree_leaves((args, kwargs))
+    choosing = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dtype == torch.bool]
+    here = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Pretender)]
+    moving = func in _MOVING and (here or torch.device(kwargs.get("device") or "meta") == _CPU)
+    # `torch.where` moves a number to the device first; other operations take it as it is.
+    if (
+        moving
+        or func in _WAITING
+        or (func in _CHOOSING and choosing)
+        or (func is _aten.where.self and here)
+        or kwargs.get("generator") is not None
+    ):
+        raise RuntimeError(f"{func.name()}: operation not permitted when stream is capturing")
+    written = [_inside(leaf) for leaf in tree_leaves(_written(func, args, kwargs))]
+    before = [tensor.clone() for tensor in written if isinstance(tensor, Tensor)]
+    out = operation()
+    for tensor, value in zip(written, before, strict=True):
+        tensor.copy_(value)
+    _gpu.capturing.operations.append((operation, out))
+    return out
 
 
 def _claim_results(func: Any, args: Any, kwargs: Any, out: Any) -> Any:
     """Return the results as tensors of the device; what was written to in place is itself."""
-    written = [
+    originals = {id(_inside(leaf)): leaf for leaf in tree_leaves(_written(func, args, kwargs))}
+    return tree_map(
+        lambda leaf: originals[id(leaf)] if id(leaf) in originals else _claim(leaf), out
+    )
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """Return the arguments that an operation writes to."""
+    return [
         value
         for argument, value in zip(func._schema.arguments, args, strict=False)
         if argument.alias_info is not None and argument.alias_info.is_write
@@ -317,10 +394,6 @@ def _claim_results(func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         for argument in func._schema.arguments
         if argument.name in kwargs and argument.is_out
     ]
-    originals = {id(_inside(leaf)): leaf for leaf in tree_leaves(written)}
-    return tree_map(
-        lambda leaf: originals[id(leaf)] if id(leaf) in originals else _claim(leaf), out
-    )
 
 
 def _copy_to_cpu(target: Tensor, source: Pretender, non_blocking: bool | None) -> Tensor:
@@ -357,9 +430,9 @@ def _check_devices(func: Any, args: Any, kwargs: Any) -> None:
                 )
 
 
-def _rounded(func: Any, out: Any) -> Any:
+def _rounded(func: Any, out: Any, half: bool) -> Any:
     """Return what autocast computes, in its precision if not in its type."""
-    if func not in _HALVED or not _gpu.autocast or out.dtype != torch.float32:
+    if func not in _HALVED or not half or out.dtype != torch.float32:
         return out
     return out.to(torch.get_autocast_dtype(_gpu.device.type)).float()
 
@@ -404,6 +477,8 @@ def pretend_device(kind: str = "cuda") -> Iterator[torch.device]:
         "set_rng_state": _gpu.set_rng_state,
         "synchronize": lambda device=None: _gpu.default.synchronize(),
         "Stream": Stream,
+        "CUDAGraph": Graph,
+        "graph": _capture,
         "stream": _gpu.stream,
         "current_stream": lambda device=None: _gpu.current,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from locks import LockedError, describe_holder, is_free
 from options import Request, epoch_line
 from runs import CHECKPOINT, CONFIG, RESULT, is_finished, open_run
 from settings import alpha_name
-from training import DivergedError, train
+from training import DivergedError, in_stream, train_in_steps
 
 from unitprobe.errors import OptionError
 from unitprobe.store.files import write_atomically
@@ -108,6 +109,8 @@ class Work:
         By default on a GPU.
     threads : int, optional
     stale_seconds : float
+    graphs : bool, optional
+        See `training.train`.
     """
 
     request: Request
@@ -116,32 +119,86 @@ class Work:
     compiled: bool | None
     threads: int | None
     stale_seconds: float
+    graphs: bool | None = None
 
 
-def train_free_cells(work: Work, say: Callable[[str], Any] = print) -> None:
-    """Train one free cell after another, until none is left that nobody else trains."""
+def train_free_cells(
+    work: Work,
+    say: Callable[[str], Any] = print,
+    *,
+    at_once: int = 1,
+    executor: Executor | None = None,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Train the free cells, until none is left that nobody else trains.
+
+    Parameters
+    ----------
+    work : Work
+    say : callable
+        Told in a line of text what happens.
+    at_once : int
+        Networks that are trained in turns, batch by batch. On a GPU each has a CUDA stream of its
+        own, so that the GPU works for several of them at the same time.
+    executor : Executor, optional
+        See `training.train_in_steps`.
+    goes_on : callable
+        Asked before each batch; where it returns False, the training of all cells is interrupted.
+    """
     if work.threads is not None:
         torch.set_num_threads(work.threads)
-    device = torch.device(work.device)
     splits = work.request.load()
-    for cell in _free(work):
-        settings = work.request.settings(splits, cell.alpha, cell.seed)
-        epochs = settings.training.epochs
-        try:
-            train(
-                settings,
-                splits,
-                cell.folder,
-                device=device,
-                compiled=device.type == "cuda" if work.compiled is None else work.compiled,
-                stale_seconds=work.stale_seconds,
-                report=partial(_say_epoch, say, cell.name, epochs),
-            )
-        except LockedError:
-            continue  # another process was quicker
-        except DivergedError as error:
-            write_atomically(cell.folder / FAILURE, str(error).encode())
-            say(f"{cell.name}  {error}")
+    active: dict[Path, tuple[Cell, Iterator[None]]] = {}
+    try:
+        while goes_on():
+            free = None if len(active) == at_once else _next_free(work, active)
+            if free is not None:
+                active[free.folder] = free, _steps(work, splits, free, say, executor)
+            elif not active:
+                return
+            for cell, steps in list(active.values()):
+                if _is_done(cell, steps, say):
+                    del active[cell.folder]
+    finally:
+        for _, steps in active.values():
+            steps.close()  # type: ignore[attr-defined]
+
+
+def _steps(
+    work: Work,
+    splits: Splits,
+    cell: Cell,
+    say: Callable[[str], Any],
+    executor: Executor | None,
+) -> Iterator[None]:
+    """Return the training of a cell, step by step."""
+    device = torch.device(work.device)
+    settings = work.request.settings(splits, cell.alpha, cell.seed)
+    steps = train_in_steps(
+        settings,
+        splits,
+        cell.folder,
+        device=device,
+        compiled=device.type == "cuda" if work.compiled is None else work.compiled,
+        graphs=work.graphs,
+        stale_seconds=work.stale_seconds,
+        report=partial(_say_epoch, say, cell.name, settings.training.epochs),
+        executor=executor,
+    )
+    return in_stream(steps, device) if device.type == "cuda" else steps
+
+
+def _is_done(cell: Cell, steps: Iterator[None], say: Callable[[str], Any]) -> bool:
+    """Do a step of the training of a cell, and tell whether it was the last."""
+    try:
+        next(steps)
+    except (StopIteration, LockedError):
+        return True  # finished, or another process was quicker
+    except DivergedError as error:
+        write_atomically(cell.folder / FAILURE, str(error).encode())
+        say(f"{cell.name}  {error}")
+        return True
+    return False
 
 
 def _say_epoch(
@@ -150,16 +207,14 @@ def _say_epoch(
     say(f"{name}  {epoch_line(epoch, epochs, row)}")
 
 
-def _free(work: Work) -> Iterator[Cell]:
-    """Yield a free cell as long as there is one."""
-    while True:
-        waiting = (
-            cell for cell in work.cells if cell.state(work.stale_seconds) in ("interrupted", "free")
-        )
-        cell = next(waiting, None)
-        if cell is None:
-            return
-        yield cell
+def _next_free(work: Work, active: Container[Path]) -> Cell | None:
+    """Return the first cell that nobody trains, neither here nor elsewhere."""
+    free = (
+        cell
+        for cell in work.cells
+        if cell.folder not in active and cell.state(work.stale_seconds) in ("interrupted", "free")
+    )
+    return next(free, None)
 
 
 def _outcome(folder: Path) -> str:

@@ -190,9 +190,24 @@ def to_inputs(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     mean, std : tuple of float
         Of each channel, in 0..1.
     """
-    scale = torch.tensor([255 * value for value in std], device=images.device)
-    centre = torch.tensor([255 * value for value in mean], device=images.device)
-    return ((images.float() - centre) / scale).permute(0, 3, 1, 2)
+    return Normalization(mean, std, images.device)(images)
+
+
+class Normalization:
+    """`to_inputs` for many batches on one device, which then copies the constants only once.
+
+    Each copy would make the processor wait for a GPU.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+    ) -> None:
+        self._centre = torch.tensor([255 * value for value in mean], device=device)
+        self._scale = torch.tensor([255 * value for value in std], device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return inputs (stimulus, channel, y, x) of images (stimulus, y, x, channel)."""
+        return ((images.float() - self._centre) / self._scale).permute(0, 3, 1, 2)
 
 
 class Augmentation:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from images import ImageSet, to_inputs
+from images import ImageSet, Normalization
 from torch import Tensor, nn
 
 from unitprobe import metrics
@@ -26,7 +26,7 @@ Responses = dict[str, Tensor]
 SHUFFLES = 20
 SHUFFLE_SEED = 0
 #: Images in one forward pass; the measures do not depend on it.
-_BATCH_SIZE = 500
+_BATCH_SIZES = {"cpu": 500, "cuda": 1000}
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class Evaluation:
         image_size: int,
     ) -> None:
         self._module = module
-        self._mean, self._std = mean, std
         device = next(module.parameters()).device
+        self._normalize = Normalization(mean, std, device)
+        self._batch_size = _BATCH_SIZES.get(device.type, _BATCH_SIZES["cpu"])
         self._example = torch.zeros(2, 3, image_size, image_size, device=device)
         with Probe(module, layers=selection) as probe:
             self.layers: list[Layer] = probe.resolve(self._example)
@@ -103,9 +104,10 @@ class Evaluation:
             A response is NaN or infinite.
         """
         sums: dict[str, Tensor] = {}
-        correct = 0
+        # Added up on the device: to read it would make the processor wait for every batch.
+        correct = torch.zeros((), dtype=torch.int64, device=labels.device)
         for logits, responses, chosen in self._passes(images, labels):
-            correct += int((logits.argmax(1) == chosen).sum())
+            correct += (logits.argmax(1) == chosen).sum()
             for name, response in responses.items():
                 batch = metrics.class_sums(response, chosen, class_count)
                 sums[name] = sums[name] + batch if name in sums else batch
@@ -118,12 +120,20 @@ class Evaluation:
                 )
             means = sums[layer.name] / counts[:, None]
             by_layer.append(_mean(metrics.selectivity_index(means, counts).cpu().numpy()))
-        return correct / len(labels), np.array(by_layer)
+        return int(correct) / len(labels), np.array(by_layer)
 
     def test(
         self, images: Tensor, labels: Tensor, class_count: int
     ) -> tuple[npt.NDArray[np.float64], list[LayerMeasures]]:
         """Return the accuracy on each class, and the measures of each layer; see `selectivity`."""
+        accuracy, responses = self.gather(images, labels, class_count)
+        truth = labels.cpu().numpy()
+        return accuracy, [measure_layer(of_layer, truth) for of_layer in responses]
+
+    def gather(
+        self, images: Tensor, labels: Tensor, class_count: int
+    ) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float32]]]:
+        """Return the accuracy on each class, and the responses (stimulus, unit) of each layer."""
         gathered: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
         hits = []
         for logits, responses, chosen in self._passes(images, labels):
@@ -133,10 +143,7 @@ class Evaluation:
         truth = labels.cpu().numpy()
         hit = np.bincount(truth, np.concatenate(hits), class_count)
         accuracy = hit / np.bincount(truth, minlength=class_count)
-        measures = [
-            _measure(torch.cat(gathered.pop(layer.name)).numpy(), truth) for layer in self.layers
-        ]
-        return accuracy, measures
+        return accuracy, [torch.cat(gathered.pop(layer.name)).numpy() for layer in self.layers]
 
     def _passes(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Responses, Tensor]]:
         """Yield logits, responses by layer and labels of each batch."""
@@ -149,16 +156,19 @@ class Evaluation:
         # A Probe stops the network after its last layer, and here the logits are needed.
         with watch_layers(self._module, self.layers, keep) as watcher:
             for batch, chosen in zip(
-                torch.split(images, _BATCH_SIZE), torch.split(labels, _BATCH_SIZE), strict=True
+                images.split(self._batch_size), labels.split(self._batch_size), strict=True
             ):
-                inputs = to_inputs(batch, self._mean, self._std)
+                inputs = self._normalize(batch)
                 with evaluating(self._module), torch.no_grad(), watcher.alone():
                     logits = self._module(inputs)
                 yield logits, responses, chosen
                 responses.clear()
 
 
-def _measure(responses: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> LayerMeasures:
+def measure_layer(
+    responses: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> LayerMeasures:
+    """Return the measures of one layer from its responses (stimulus, unit) and the labels."""
     selectivity = metrics.class_selectivity(responses, labels)
     null = class_selectivity_null(responses, labels, resamples=SHUFFLES, seed=SHUFFLE_SEED)
     floor = null.mean(axis=0)

@@ -48,6 +48,10 @@ Device = Annotated[str | None, typer.Option(help='"cpu", "cuda", ...; a GPU if t
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="By default on a GPU.")
 ]
+Graphs = Annotated[
+    bool | None,
+    typer.Option("--graphs/--no-graphs", help="Replay steps as a CUDA graph. By default on a GPU."),
+]
 Threads = Annotated[int | None, typer.Option(help="Processor threads of a process.", min=1)]
 StaleMinutes = Annotated[
     float, typer.Option(help="A run of which nothing was heard for so long is taken over.")

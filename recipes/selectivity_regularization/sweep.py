@@ -25,7 +25,10 @@ def main(
     data: options.Data,
     alphas: Annotated[str, typer.Option(help="With commas between: -1,0,1.")],
     seeds: Annotated[str, typer.Option(help="With commas between: 0,1,2.")] = "0",
-    jobs: Annotated[int, typer.Option(help="Networks trained at once, here.", min=1)] = 1,
+    jobs: Annotated[
+        int,
+        typer.Option(help="Networks trained at once: in processes, or in one on a GPU.", min=1),
+    ] = 1,
     status: Annotated[
         bool, typer.Option("--status", help="Only tell what has become of each run.")
     ] = False,
@@ -41,6 +44,7 @@ def main(
     precision: options.Precision = "bfloat16",
     device: options.Device = None,
     compiled: options.Compile = None,
+    graphs: options.Graphs = None,
     threads: options.Threads = None,
     stale_minutes: options.StaleMinutes = STALE_SECONDS / 60,
 ) -> int:
@@ -69,25 +73,28 @@ def main(
     code = 0
     if not status:
         check_cells(request, request.load(), cells)
-        shared = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+        place = find_device(device)
+        shares = jobs > 1 and place.type != "cuda"
+        shared = max(1, (os.cpu_count() or 1) // jobs) if shares else None
         work = Work(
             request=request,
             cells=cells,
-            device=str(find_device(device)),
+            device=str(place),
             compiled=compiled,
             threads=threads or shared,
             stale_seconds=stale,
+            graphs=graphs,
         )
-        code = _work_together(work, jobs)
+        code = _work_together(work, jobs, shares)
     for cell in cells:
         typer.echo(f"{cell.name:24}  {cell.describe(stale)}")
     return code or int(any(cell.state(stale) == "diverged" for cell in cells))
 
 
-def _work_together(work: Work, jobs: int) -> int:
-    """Train with so many processes; return the highest of their exit codes."""
-    if jobs == 1:
-        train_free_cells(work, typer.echo)
+def _work_together(work: Work, jobs: int, in_processes: bool) -> int:
+    """Train so many networks at once; return the highest exit code of the processes."""
+    if not in_processes:
+        train_free_cells(work, typer.echo, at_once=jobs)
         return 0
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work, args=(work,), daemon=True) for _ in range(jobs)]

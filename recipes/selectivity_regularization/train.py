@@ -38,6 +38,7 @@ def main(
     precision: options.Precision = "bfloat16",
     device: options.Device = None,
     compiled: options.Compile = None,
+    graphs: options.Graphs = None,
     threads: options.Threads = None,
     stale_minutes: options.StaleMinutes = STALE_SECONDS / 60,
 ) -> None:
@@ -78,6 +79,7 @@ def main(
             device=place,
             processes=processes,
             compiled=place.type == "cuda" if compiled is None else compiled,
+            graphs=graphs,
             stale_seconds=60 * stale_minutes,
             report=lambda epoch, row: typer.echo(options.epoch_line(epoch, epoch_count, row)),
         )
