@@ -509,3 +509,53 @@ def test_nothing_is_doubted_in_a_network_that_knows_its_mode(network):
     with Probe(network.train()) as probe, warnings.catch_warnings():
         warnings.simplefilter("error")
         probe(torch.randn(4, 3, 5, 5))
+
+
+def test_the_output_of_the_network_comes_with_its_responses():
+    network = networks.build_tiny()
+    stimuli = torch.rand(5, 3, 16, 16)
+    with Probe(network, return_output=True) as probe:
+        responses, output = probe(stimuli)
+    with Probe(network) as probe:
+        alone = probe(stimuli)
+    assert torch.equal(output, network.eval()(stimuli))
+    assert responses.keys() == alone.keys()
+    assert all(torch.equal(responses[name], alone[name]) for name in alone)
+
+
+def test_outputs_of_stimuli_shown_one_by_one_are_joined():
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.relu = torch.nn.Linear(4, 3), torch.nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.linear(x)) if x.sum() > 0 else self.linear(x)
+
+    network, stimuli = Branching().eval(), torch.randn(6, 4)
+    with (
+        pytest.warns(UnitprobeWarning, match="depends on the data"),
+        Probe(network, return_output=True) as probe,
+    ):
+        responses, output = probe(stimuli)
+    each = [network(stimulus[None]) for stimulus in stimuli]
+    assert torch.allclose(output, torch.cat(each))
+    assert torch.isnan(responses["relu"]).any(dim=1).tolist() == [
+        bool(stimulus.sum() <= 0) for stimulus in stimuli
+    ]
+
+
+def test_an_output_that_cannot_be_joined_is_named():
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = torch.nn.ReLU()
+
+        def forward(self, x):
+            return {"logits": self.relu(x) if x.sum() > 0 else self.relu(-x)}
+
+    with (
+        Probe(Branching(), return_output=True) as probe,
+        pytest.raises(ModelError, match="outputs \\(dict\\) cannot be joined"),
+    ):
+        probe(torch.randn(4, 3))

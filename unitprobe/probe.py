@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,11 @@ from unitprobe.responses import check_pool, pool_activation, warn_if_mixed
 #: Receives a layer, its activation and the positional arguments of the call that computed it. A
 #: tensor that it returns takes the activation's place.
 Visitor = Callable[[Layer, Tensor, tuple[Any, ...]], Tensor | None]
+
+#: Responses (stimulus, unit), or activations, by layer name.
+Responses: TypeAlias = dict[str, Tensor]
+#: What a call of a `Probe` returns: responses, or (responses, output of the network).
+Returned = TypeVar("Returned", Responses, tuple[Responses, Any])
 
 _NOWHERE: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -111,13 +116,13 @@ def explained(network: Network, stimuli: Tensor) -> Iterator[None]:
         ) from error
 
 
-class Probe:
+class Probe(Generic[Returned]):
     """Read the responses of chosen layers while a network runs. A context manager.
 
     The network is in evaluation mode and computes no gradients inside a call; its training flags
     and hooks are as before afterwards, whatever happens. It runs no further than the last of the
-    chosen layers. Of a network wrapped by ``DataParallel`` or ``torch.compile``, the network inside
-    runs, on one device and uncompiled.
+    chosen layers, unless its output is asked for. Of a network wrapped by ``DataParallel`` or
+    ``torch.compile``, the network inside runs, on one device and uncompiled.
 
     If the path of the network depends on the data (``if x.mean() > 0:``, ``x[mask]``), it is shown
     the stimuli one by one, so that what a stimulus gives does not depend on the others; where it
@@ -134,6 +139,8 @@ class Probe:
         Which layers; see `unitprobe.layers.select_layers`.
     pool : {"mean", "max", "center", "cls", "none"}
         How positions are pooled; see `unitprobe.responses.pool_activation`.
+    return_output : bool
+        Return ``(responses, output)`` from each call, with the output as the network gives it.
 
     Attributes
     ----------
@@ -159,18 +166,49 @@ class Probe:
     ...     responses = probe(torch.ones(5, 4))
     >>> {name: tuple(response.shape) for name, response in responses.items()}
     {'1': (5, 3)}
+    >>> with up.Probe(network, layers="relu", return_output=True) as probe:
+    ...     responses, output = probe(torch.ones(5, 4))
+    >>> output.shape
+    torch.Size([5, 3])
     """
 
+    @overload
     def __init__(
-        self, model: Network | nn.Module, layers: Selection = "activations", pool: str = "mean"
+        self: Probe[Responses],
+        model: Network | nn.Module,
+        layers: Selection = "activations",
+        pool: str = "mean",
+        *,
+        return_output: Literal[False] = False,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Probe[tuple[Responses, Any]],
+        model: Network | nn.Module,
+        layers: Selection = "activations",
+        pool: str = "mean",
+        *,
+        return_output: Literal[True],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        model: Network | nn.Module,
+        layers: Selection = "activations",
+        pool: str = "mean",
+        *,
+        return_output: bool = False,
     ) -> None:
         self._network = as_network(model)
         self._selection = layers
         self._pool = pool
+        self._return_output = return_output
+        self._output: Any = None
         self._watcher: CallWatcher | None = None
         self._module = inside(self._network.module)
         # None while nobody asks: the user runs the network, who must get its output.
-        self._responses: dict[str, Tensor] | None = None
+        self._responses: Responses | None = None
         self._into = _NOWHERE
         self._one_by_one = False
         self._open = False
@@ -179,7 +217,7 @@ class Probe:
         self.layers: list[Layer] = []
         check_pool(pool, [])
 
-    def __enter__(self) -> Probe:
+    def __enter__(self) -> Probe[Returned]:
         self._open = True
         return self
 
@@ -222,13 +260,12 @@ class Probe:
         # Some networks cannot run on one stimulus: then there is nothing to compare.
         with suppress(ModelError):
             # Copies: a network may write over its input.
-            alone, beside = self(stimuli[:1].clone()), self(stimuli[:2].clone())
+            stimuli = as_input(self._module, stimuli)
+            alone, beside = (self._responses_to(stimuli[:n].clone(), _NOWHERE) for n in (1, 2))
             warn_if_mixed(self._network.name, alone, beside)
         self.stimulus_count, self.unreached = before
 
-    def __call__(
-        self, stimuli: Tensor, into: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def __call__(self, stimuli: Tensor, into: Mapping[str, Tensor] | None = None) -> Returned:
         """Run the network on stimuli (stimulus, channel, y, x) and return its responses.
 
         Parameters
@@ -244,27 +281,39 @@ class Probe:
         dict of str to Tensor
             Responses (stimulus, unit) by layer name, in execution order, or activations with
             ``pool="none"``, on the network's device. NaN where a stimulus did not reach a layer.
+            With ``return_output=True`` a pair of these and the output of the network.
 
         Raises
         ------
         LayerError
             A layer has another shape for one stimulus than for another.
         ModelError
-            The network does not run on these stimuli.
+            The network does not run on these stimuli; or its output is asked for, is not a tensor,
+            and the stimuli have to be shown one by one.
         """
         if not self._open:
             raise OptionError("a Probe reads only inside its context: with Probe(model) as probe:")
         self.resolve(stimuli)
-        stimuli = as_input(self._module, stimuli)
+        responses = self._responses_to(as_input(self._module, stimuli), into or _NOWHERE)
+        output, self._output = self._output, None
+        return cast(Returned, (responses, output) if self._return_output else responses)
+
+    def _responses_to(self, stimuli: Tensor, into: Mapping[str, Tensor]) -> Responses:
+        """Run the network on all of the stimuli, together if it can take them so."""
         self.stimulus_count += len(stimuli)
         if not self._one_by_one:
-            responses = self._run_together(stimuli, into or _NOWHERE)
+            responses = self._run_together(stimuli, into)
             if len(responses) == len(self.layers):
                 return {layer.name: responses[layer.name] for layer in self.layers}
-        alone = [self._run(stimulus) for stimulus in stimuli[:, None]]
+        alone, outputs = [], []
+        for stimulus in stimuli[:, None]:
+            alone.append(self._run(stimulus))
+            outputs.append(self._output)
+        if self._return_output:
+            self._output = self._joined_outputs(outputs)
         return {layer.name: self._joined(layer, alone, stimuli) for layer in self.layers}
 
-    def _run_together(self, stimuli: Tensor, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run_together(self, stimuli: Tensor, into: Mapping[str, Tensor]) -> Responses:
         """Return the responses of a network whose path is the same for all stimuli."""
         if len(stimuli) > 1:
             return self._run(stimuli, into)
@@ -275,9 +324,12 @@ class Probe:
         if len(responses) == len(self.layers):
             return responses
         # ``x.squeeze()`` takes the axis of the stimuli away where there is only one: two are shown.
-        return {name: found[:1] for name, found in self._run(torch.cat([stimuli] * 2)).items()}
+        responses = self._run(torch.cat([stimuli] * 2))
+        if isinstance(self._output, Tensor):
+            self._output = self._output[:1]
+        return {name: found[:1] for name, found in responses.items()}
 
-    def _run(self, stimuli: Tensor, into: Mapping[str, Tensor] = _NOWHERE) -> dict[str, Tensor]:
+    def _run(self, stimuli: Tensor, into: Mapping[str, Tensor] = _NOWHERE) -> Responses:
         """Return the responses of the layers that all of these stimuli reached."""
         watcher = self._watcher
         assert watcher is not None
@@ -286,7 +338,7 @@ class Probe:
         with evaluating(self._module), torch.no_grad(), watcher.alone():
             try:
                 with explained(self._network, stimuli):
-                    self._module(stimuli)
+                    self._output = self._module(stimuli)
             except _AllSeen:
                 pass
             finally:
@@ -301,10 +353,20 @@ class Probe:
         self._responses[layer.name] = pool_activation(
             activation, layer.unit_axis, self._pool, self._into.get(layer.name)
         )
-        if len(self._responses) == len(self.layers):
+        if len(self._responses) == len(self.layers) and not self._return_output:
             raise _AllSeen
 
-    def _joined(self, layer: Layer, alone: list[dict[str, Tensor]], like: Tensor) -> Tensor:
+    def _joined_outputs(self, outputs: Sequence[Any]) -> Tensor:
+        """Return the outputs for stimuli that were shown one by one as one tensor."""
+        if not all(isinstance(output, Tensor) for output in outputs):
+            raise ModelError(
+                f"the path of {self._network.name} depends on the data, so it is shown one "
+                f"stimulus at a time, and its outputs ({type(outputs[0]).__name__}) cannot be "
+                "joined; wrap it in a module that returns one tensor"
+            )
+        return torch.cat(list(outputs))
+
+    def _joined(self, layer: Layer, alone: list[Responses], like: Tensor) -> Tensor:
         """Return the responses of a layer to stimuli that were shown one by one."""
         reached = [responses[layer.name] for responses in alone if layer.name in responses]
         self.unreached[layer.name] += len(alone) - len(reached)

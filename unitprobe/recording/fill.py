@@ -13,7 +13,7 @@ from torch import Tensor
 from unitprobe.batches import load_batches, load_these_batches
 from unitprobe.errors import ContentsMismatchError
 from unitprobe.memory import keeping_freed_memory
-from unitprobe.probe import Probe
+from unitprobe.probe import Probe, Responses
 from unitprobe.progress import progress_bar
 from unitprobe.recording.blocks import Block
 from unitprobe.recording.processes import Processes
@@ -34,7 +34,7 @@ class Eye:
         The type in which it computes where that is safe.
     """
 
-    def __init__(self, probe: Probe, device: torch.device, autocast: str | None) -> None:
+    def __init__(self, probe: Probe[Responses], device: torch.device, autocast: str | None) -> None:
         self.device = device
         self._probe = probe
         self._dtype = None if autocast is None else getattr(torch, autocast)

@@ -29,7 +29,7 @@ from unitprobe.layers import Selection
 from unitprobe.memory import keeping_freed_memory
 from unitprobe.models import Network, describe_transform
 from unitprobe.online import rank_and_world, share_of_rank
-from unitprobe.probe import Probe
+from unitprobe.probe import Probe, Responses
 from unitprobe.progress import progress_bar
 from unitprobe.responses import check_finite
 from unitprobe.stimuli import Stimuli
@@ -250,7 +250,7 @@ def analyze_network(
 
 
 def _read_chunks(
-    probe: Probe, batches: Iterable[tuple[Tensor, Tensor]], share: range, units: int
+    probe: Probe[Responses], batches: Iterable[tuple[Tensor, Tensor]], share: range, units: int
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
     """Yield the indices and responses of as many batches as make a chunk.
 
