@@ -30,6 +30,7 @@ def test_threads_give_the_same_numbers(store, expected):
     xr.testing.assert_allclose(up.analyze(lazy, null=10), expected, rtol=1e-12)
 
 
+@pytest.mark.process
 def test_a_cluster_of_processes_gives_the_same_numbers(store, expected):
     distributed = pytest.importorskip("distributed")
     with (

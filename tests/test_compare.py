@@ -96,6 +96,7 @@ def test_a_recording_is_no_analysis(both, tmp_path):
         compare_analyses(both[0], recording)
 
 
+@pytest.mark.process
 def test_from_the_command_line_a_trained_network_and_an_untrained(both, tmp_path):
     both[0].to_netcdf(tmp_path / "trained.h5", engine="h5netcdf")
     up.record(Tuned(2).eval(), STIMULI, tmp_path / "untrained.h5")

@@ -155,6 +155,7 @@ def test_torch_has_its_threads_again_whichever_of_two_pools_ends_first(
     assert torch.get_num_threads() == in_a_new_thread(torch.get_num_threads) == 3
 
 
+@pytest.mark.process
 def test_importing_unitprobe_imports_no_numba():
     code = "import sys, unitprobe, unitprobe.compiled; print('numba' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

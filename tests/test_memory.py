@@ -61,6 +61,7 @@ def sizes(script=SCRIPT, **variables):
     return map(int, done.stdout.split())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", [SCRIPT, NESTED])
 def test_memory_that_was_freed_serves_again_and_is_given_back_at_the_end(script):
     ordinary, kept, inside, after = sizes(script)
@@ -70,6 +71,7 @@ def test_memory_that_was_freed_serves_again_and_is_given_back_at_the_end(script)
     assert after < 20
 
 
+@pytest.mark.process
 def test_what_the_user_has_set_is_left_alone():
     ordinary, kept, inside, after = sizes(MALLOC_ARENA_MAX="2")
     assert kept > 0.9 * ordinary

@@ -200,6 +200,7 @@ def test_names_are_never_read_as_mathematics():
     assert not re.search(rb"<script>(?!.*--)", drawn.getvalue())
 
 
+@pytest.mark.process
 def test_no_display_and_no_global_state_is_touched():
     code = (
         "import sys, trees; from unitprobe import plots\n"

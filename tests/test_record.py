@@ -288,6 +288,7 @@ up.record(networks.build_tiny(), make_stimuli(4000), sys.argv[1], batch_size=16)
 """
 
 
+@pytest.mark.process
 def test_a_killed_recording_resumes_to_the_same_file(tmp_path):
     up.record(networks.build_tiny(), make_stimuli(4000), tmp_path / "whole.h5", batch_size=16)
     folder = tmp_path / "s.h5.partial"
@@ -324,6 +325,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
+@pytest.mark.process
 def test_memory_stays_flat_however_many_stimuli(tmp_path):
     many = 100_000 if os.environ.get("UNITPROBE_LONG_TESTS") else 12_000
     script = [sys.executable, "-c", PEAK]
@@ -423,6 +425,7 @@ except up.errors.StorageError as error:
 """
 
 
+@pytest.mark.process
 def test_a_disk_that_takes_no_more_is_one_line_before_anything_is_computed(tmp_path):
     # A limit on the size of a file stands for a full disk: the file has 620 kB.
     path = tmp_path / "s.h5"

@@ -92,6 +92,7 @@ def test_killed_while_it_clears_up_it_can_be_recorded_again(tmp_path, interrupte
     assert interrupted.read_bytes() == before
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_killed_at_any_moment_it_ends_with_the_same_file(tmp_path, compression):
     if compression:
@@ -127,6 +128,7 @@ if not path.exists():
 """
 
 
+@pytest.mark.process
 def test_killed_while_it_finishes_it_ends_with_the_same_file(tmp_path):
     pytest.importorskip("hdf5plugin")
     up.record(
@@ -182,6 +184,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
+@pytest.mark.process
 def test_two_recorders_refuse_each_other_and_a_killed_one_leaves_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "_SHARD_STIMULI", 8)
     path = tmp_path / "s.h5"
@@ -260,6 +263,7 @@ except up.errors.StorageError as error:
 """
 
 
+@pytest.mark.process
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
     out = run_script(UNPRIVILEGED, tmp_path)
     assert "folder cannot be written; choose another path" in out
@@ -298,6 +302,7 @@ def launch(processes, script, *arguments):
     )
 
 
+@pytest.mark.process
 def test_many_processes_give_the_file_of_one_also_after_one_was_killed(tmp_path, monkeypatch):
     script = tmp_path / "rank.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(TESTS)!r})\n{RANK}")

@@ -144,6 +144,7 @@ test_checkpoint.ablate_seeded(sys.argv[2])
 """
 
 
+@pytest.mark.process
 def test_a_killed_sweep_resumes_to_the_same_file(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     script = [sys.executable, "-c", KILLED, str(TESTS / "ablation"), str(tmp_path / "a.h5")]
@@ -218,6 +219,7 @@ def test_interrupted_across_layers_it_ends_with_the_same_numbers(count, stimuli,
     assert 10**6 - Images.left <= 2 + 4 + 5 * (4 - count)
 
 
+@pytest.mark.slow
 def test_sweeps_of_one_folder_do_not_mix(stimuli, tmp_path):
     model = literal_ablation.Convolutional().eval()
     for mode in ("zero", "mean", "zero"):
@@ -253,6 +255,7 @@ def run_command(path):
     assert done.exit_code == 0, done.exception
 
 
+@pytest.mark.process
 def test_a_killed_protocol_resumes_to_the_same_file(tmp_path, monkeypatch):
     (tmp_path / "digits_network.py").write_text(DIGITS)
     monkeypatch.syspath_prepend(tmp_path)

@@ -31,6 +31,7 @@ def noise(units=12, seed=0):
     return np.maximum(np.random.default_rng(seed).normal(size=(len(LABELS), units)), 0.0)
 
 
+@pytest.mark.slow
 def test_selectivity_that_was_rotated_away_is_found_again():
     responses = rotated(perfectly_selective())
     found = selectivity_upper_bound(responses, LABELS, seed=0)

@@ -175,6 +175,7 @@ def test_too_few_classes_in_a_tuning_curve_give_nan():
     assert np.isnan(metrics.selectivity_index(means, np.array([4, 0, 0])))
 
 
+@pytest.mark.process
 def test_the_metrics_need_no_torch():
     # unitprobe itself imports torch, so the package is entered without its front door.
     code = (

@@ -19,6 +19,7 @@ def cloud(classes, each, units, seed=0, spread=1.0):
     return centres[labels] + spread * rng.normal(size=(labels.size, units)), labels
 
 
+@pytest.mark.slow
 def test_gaussian_manifolds_have_the_published_geometry():
     # science.md, section 7: 100 Gaussian manifolds of 50 points in 5,000 units.
     rng = np.random.default_rng(0)

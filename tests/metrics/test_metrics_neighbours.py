@@ -52,6 +52,7 @@ def clustered(seed, n, units, scale, spread):
 seeds, sizes = st.integers(0, 2**32 - 1), st.integers(3, 200)
 
 
+@pytest.mark.slow
 @each_way
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(seeds, sizes, st.integers(1, 30), st.floats(-8, 8), st.floats(0, 3))

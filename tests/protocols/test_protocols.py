@@ -401,6 +401,7 @@ def test_a_running_correlation_equals_numpys():
     np.testing.assert_allclose(running.compute(), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [zhou_protocol, morcos_protocol, bau_protocol])
 def test_a_protocol_gives_the_same_twice(protocol, model, many):
     fewer = {} if protocol is bau_protocol else {"resamples": 5}

@@ -41,6 +41,7 @@ def gradient_of(processes, measure, folder):
     return torch.load(out)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("measure", ["class_selectivity", "d_prime"])
 def test_two_processes_with_half_the_batch_have_the_gradient_of_one(tmp_path, measure):
     whole, selectivity = gradient_of(1, measure, tmp_path)

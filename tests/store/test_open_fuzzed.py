@@ -92,6 +92,7 @@ def read(paths, memory=4 * 2**30):
     return dict(line.split(" ", 1) for line in lines)
 
 
+@pytest.mark.process
 def test_flipped_and_missing_bits_are_refused_or_change_nothing(store, tmp_path):
     random = np.random.default_rng(0)
     whole = store.read_bytes()
