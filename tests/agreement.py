@@ -17,6 +17,7 @@ import sklearn.metrics
 
 from unitprobe import metrics as m
 from unitprobe import online
+from unitprobe.metrics.information import bin_responses
 
 PAGE = Path(__file__).parent.parent / "docs" / "agreement.md"
 SEEDS = range(4)
@@ -132,7 +133,7 @@ def eta_squared(x, labels):
 
 
 def information(x, labels):
-    bins = m.bin_responses(x[:, None])[:, 0]
+    bins = bin_responses(x[:, None])[:, 0]
     return sklearn.metrics.mutual_info_score(labels, bins) / math.log(2)
 
 
@@ -400,7 +401,11 @@ def compare_one_pass(name):
             for part in np.array_split(np.arange(len(responses)), 5):
                 histogram.update(responses[part], labels[part])
             found = getattr(histogram, name)()
-            exact = getattr(m, name)(responses, *labelled)
+            exact = (
+                getattr(m, name.removesuffix("_by_class"))(responses, labels, reduce=None)
+                if name.endswith("_by_class")
+                else getattr(m, name)(responses, *labelled)
+            )
             differences.append(np.abs(found.value - exact).ravel())
             errors.append(found.error.ravel())
     off, bounds = np.concatenate(differences), np.concatenate(errors)

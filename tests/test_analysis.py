@@ -11,8 +11,8 @@ from conftest import make_stimuli
 
 import unitprobe as up
 from unitprobe import metrics as m
-from unitprobe.analysis import CLASS_MEASURES
 from unitprobe.errors import LabelError, OptionError, ResponseError, StoreError, UnitprobeWarning
+from unitprobe.metrics.registry import measures
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +197,13 @@ def test_every_measure_by_class_is_the_function_of_its_name(tree, analysis, name
 
 def test_the_class_that_has_the_value_stands_beside_it(tree, analysis):
     responses, labels = tree["relu"]["response"].values, tree["label"].values
-    expected = m.best_class(m.d_prime_by_class(responses, labels))
+    expected = m.best_class(m.d_prime(responses, labels, reduce=None))
     np.testing.assert_array_equal(analysis["relu"]["d_prime_class"], expected)
     assert "roc_auc_class" in analysis["relu"]
 
 
 def test_measures_that_are_named_get_a_null_and_an_interval_whatever_they_cost(tree):
-    names = [*CLASS_MEASURES]
+    names = measures("class")
     node = up.analyze(tree, metrics=names, null=30, bootstrap=30)["relu"]
     for name in names:
         observed, p = node[name].values, node[f"{name}_p"].values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from timing import Row, alternate
 from trees import make_recording
 
 from unitprobe import inference, metrics
-from unitprobe.inference import ClassMeasure
+from unitprobe.metrics.registry import measures
 from unitprobe.store import LayerArray, open_store
 
 CLASSES = 10
@@ -29,7 +29,7 @@ def run(quick: bool) -> list[Row]:
     size = f"{stimuli} stimuli x {units} units x {CLASSES} classes"
     rows = [_beside_reading(responses, labels, shuffles, size, repeats)]
     few = 2 if quick else 5
-    for name in get_args(ClassMeasure):
+    for name in measures("class"):
         what = f"{few} shuffles of {name}, {size}, beside the measure called {few} times"
         null, repeated = _null_and_repeated(name, responses, labels, few)
         rows.append(alternate(what, null, repeated, repeats=1 if quick else 2))
@@ -73,7 +73,7 @@ def _write(path: Path, responses: np.ndarray[Any, Any]) -> None:
 
 
 def _null_and_repeated(
-    name: ClassMeasure, responses: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], few: int
+    name: str, responses: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], few: int
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     def null() -> object:
         return inference.class_measures_null(responses, labels, names=[name], resamples=few, seed=0)

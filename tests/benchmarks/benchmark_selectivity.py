@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from timing import Row, seconds
 
 from unitprobe import metrics
+from unitprobe.metrics._ranks import rank_responses, ranking_measures
+from unitprobe.metrics.registry import MEASURES, measures
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 CLASSES = 10
+FORMULAS = {name: MEASURES[name].of for name in measures(needs=["ranks"])}
 
 
 def run(quick: bool) -> list[Row]:
@@ -26,9 +29,8 @@ def run(quick: bool) -> list[Row]:
     tuning = rng.normal(size=(CLASSES, units))
     responses = np.maximum(tuning[labels] + 2 * rng.normal(size=(stimuli, units)), 0)
     responses = responses.astype(np.float32)
-    ranked = metrics.rank_responses(responses)
+    ranked = rank_responses(responses)
     shuffled = rng.permutation(labels)
-    names = get_args(metrics.RankingMeasure)
     timed = {
         "all": (_all_measures, _loop_over_all),
         "ROC AUC": (metrics.roc_auc, _loop_over(_auc)),
@@ -39,9 +41,9 @@ def run(quick: bool) -> list[Row]:
         "mutual information": (metrics.mutual_information, _information_of_all_classes),
     }
     rows = [_row(what, *both, responses, labels) for what, both in timed.items()]
-    again = seconds(lambda: metrics.ranking_measures(ranked, shuffled, names))
-    first = seconds(lambda: metrics.rank_responses(responses))
-    what = f"{len(names)} measures of ranking, one more labelling; the reference ranks anew"
+    again = seconds(lambda: ranking_measures(ranked, shuffled, FORMULAS))
+    first = seconds(lambda: rank_responses(responses))
+    what = f"{len(FORMULAS)} measures of ranking, one more labelling; the reference ranks anew"
     rows.append(
         {"what": what, "ours_s": again, "reference_s": first + again}
         | {"ratio": again / (first + again)}
@@ -70,13 +72,13 @@ def _row(
 
 
 def _all_measures(responses: NDArray[np.float32], labels: IntArray) -> dict[str, Any]:
-    ranked = metrics.rank_responses(responses)
+    ranked = rank_responses(responses)
     moment_based = (metrics.class_selectivity, metrics.ccmas, metrics.d_prime, metrics.anova_f,
                     metrics.class_correlation, metrics.eta_squared)  # fmt: skip
     values: dict[str, Any] = {f.__name__: f(responses, labels) for f in moment_based}
     values["mutual_information"] = metrics.mutual_information(responses, labels)
-    names = get_args(metrics.RankingMeasure)
-    return values | metrics.ranking_measures(ranked, labels, names, CLASSES)
+    values["localist_selectivity"] = metrics.localist_selectivity(responses, labels)
+    return values | ranking_measures(ranked, labels, FORMULAS, CLASSES)
 
 
 def _loop_over_all(responses: NDArray[np.float32], labels: IntArray) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -13,20 +11,21 @@ from hypothesis import strategies as st
 from unitprobe import metrics
 from unitprobe.errors import OptionError
 from unitprobe.inference import (
-    ClassMeasure,
     class_measure_interval,
     class_measures_bootstrap,
     class_measures_null,
     class_measures_redrawn,
 )
+from unitprobe.metrics.registry import MEASURES, measures
 
-NAMES = get_args(ClassMeasure)
+NAMES = measures("class")
 COUNTS = np.array([60, 60, 80, 100])
 
 
 def observed_and_best(name, responses, labels):
-    by_class = getattr(metrics, f"{name}_by_class", None)
-    best = None if by_class is None else metrics.best_class(by_class(responses, labels))
+    best = None
+    if MEASURES[name].has_classes:
+        best = metrics.best_class(MEASURES[name].compute(responses, labels))
     return getattr(metrics, name)(responses, labels), best
 
 
@@ -57,12 +56,8 @@ def one_selective_class(counts, shift, units, seed=0):
 def truths(shift):
     """What `class_measure_interval` says that its intervals are of."""
     many, labels = one_selective_class(150 * COUNTS, shift, 2, seed=9)
-    ranked = metrics.rank_responses(many)
-    of_shares = [name for name in NAMES if name in get_args(metrics.RankingMeasure)]
-    by_class = metrics.ranking_measures(ranked, labels, of_shares, k=150 * 60)
-    known = {name: metrics.best_over_classes(by_class[name]).mean() for name in of_shares}
-    for name in set(NAMES) - set(of_shares):
-        known[name] = getattr(metrics, name)(many, labels).mean()
+    known = {name: getattr(metrics, name)(many, labels).mean() for name in NAMES}
+    known["precision_at_k"] = metrics.precision_at_k(many, labels, k=150 * 60).mean()
     stimuli, classes = COUNTS.sum(), len(COUNTS)
     explained = known["eta_squared"] / (1 - known["eta_squared"])
     known["anova_f"] = 1 + explained * (stimuli - classes) / (classes - 1)
@@ -177,5 +172,5 @@ def test_the_same_seed_gives_the_same_interval_whatever_is_beside_it():
 
 def test_a_measure_that_is_not_known_is_refused():
     responses, labels = one_selective_class(COUNTS, 1.0, 2)
-    with pytest.raises(OptionError, match="'gini' is not known"):
+    with pytest.raises(OptionError, match="'gini' is not of kind 'class'"):
         class_measures_redrawn(responses, labels, names=["gini"], resamples=2, seed=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ import scipy.stats
 
 from unitprobe import inference, metrics
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.inference import ClassMeasure, class_measures_bootstrap, class_measures_null
+from unitprobe.inference import class_measures_bootstrap, class_measures_null
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
+from unitprobe.metrics.registry import excess_of_redrawn_f, measures
 
-NAMES = get_args(ClassMeasure)
+NAMES = measures("class")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_bootstrap_is_the_measure_on_redrawn_stimuli(layer, name):
             expected -= plug_in - metrics.mutual_information(responses, labels)
         if name == "anova_f":
             observed = metrics.anova_f(responses, labels)
-            found = found + inference.excess_of_redrawn_f(observed, np.bincount(labels))
+            found = found + excess_of_redrawn_f(observed, np.bincount(labels))
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
@@ -141,12 +141,12 @@ def test_a_class_that_hardly_varies_keeps_its_variance_in_the_bootstrap():
 
 def test_wrong_arguments_are_refused(layer):
     responses, labels = layer
-    for measures in (class_measures_null, class_measures_bootstrap):
+    for resample in (class_measures_null, class_measures_bootstrap):
         with pytest.raises(OptionError, match=r"'selectivity' is not known.*class_selectivity"):
-            measures(responses, labels, names=["selectivity"], resamples=2, seed=0)
+            resample(responses, labels, names=["selectivity"], resamples=2, seed=0)
         with pytest.raises(OptionError, match="resamples=0"):
-            measures(responses, labels, names=["roc_auc"], resamples=0, seed=0)
+            resample(responses, labels, names=["roc_auc"], resamples=0, seed=0)
         with pytest.raises(LabelError, match=r"roc_auc.*two classes"):
-            measures(responses, np.zeros(346, int), names=["roc_auc"], resamples=2, seed=0)
+            resample(responses, np.zeros(346, int), names=["roc_auc"], resamples=2, seed=0)
         with pytest.raises(ResponseError, match="NaN"):
-            measures(responses * np.nan, labels, names=["roc_auc"], resamples=2, seed=0)
+            resample(responses * np.nan, labels, names=["roc_auc"], resamples=2, seed=0)

@@ -8,6 +8,7 @@ import scipy.stats
 from sklearn.decomposition import PCA
 
 from unitprobe import metrics
+from unitprobe.metrics import dimensionality
 
 
 def one_of_k(n, k):
@@ -263,9 +264,9 @@ def test_rank_one_has_one_dimension():
 
 def test_equal_variances_need_just_their_share_of_components():
     equal = np.ones(10)
-    assert metrics.components_from_spectrum(equal, 0.9) == 9
-    assert metrics.components_from_spectrum(equal, 0.91) == 10
-    assert metrics.components_from_spectrum(equal, 1.0) == 10
+    assert dimensionality.components_from_spectrum(equal, 0.9) == 9
+    assert dimensionality.components_from_spectrum(equal, 0.91) == 10
+    assert dimensionality.components_from_spectrum(equal, 1.0) == 10
 
 
 @pytest.mark.parametrize("x", [np.zeros((5, 3)), np.full((7, 3), 0.1), np.ones((1, 4))])

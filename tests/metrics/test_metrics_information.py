@@ -11,7 +11,8 @@ from sklearn.metrics import mutual_info_score
 
 from unitprobe import metrics
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics import ranks
+from unitprobe.metrics import _arrays
+from unitprobe.metrics.information import bin_responses, mutual_information_from_bins
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -38,7 +39,7 @@ def entropy_of(counts):
 @pytest.mark.parametrize("bins", [2, 10, 37])
 def test_information_is_that_of_scikit_learn_on_the_same_bins(layer, bins):
     responses, labels = layer
-    binned = metrics.bin_responses(responses, bins)
+    binned = bin_responses(responses, bins)
     expected = [mutual_info_score(labels, column) / np.log(2) for column in binned.T]
     found = metrics.mutual_information(responses, labels, bins=bins, corrected=False)
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -48,7 +49,7 @@ def test_the_correction_is_that_of_miller_and_madow_to_each_entropy(layer):
     responses, labels = layer
     n = len(labels)
     corrected = []
-    for column in metrics.bin_responses(responses).T:
+    for column in bin_responses(responses).T:
         joint = np.zeros((5, 10))
         np.add.at(joint, (labels, column), 1)
         counts = [joint.sum(1), joint.sum(0), joint.ravel()]
@@ -59,7 +60,7 @@ def test_the_correction_is_that_of_miller_and_madow_to_each_entropy(layer):
 
 def test_bins_hold_equal_numbers_of_stimuli_where_nothing_ties():
     responses = np.random.default_rng(0).normal(size=(105, 3))
-    binned = metrics.bin_responses(responses, 10)
+    binned = bin_responses(responses, 10)
     for column in binned.T:
         assert set(np.bincount(column, minlength=10).tolist()) <= {10, 11}
     order = np.argsort(responses[:, 0])
@@ -68,7 +69,7 @@ def test_bins_hold_equal_numbers_of_stimuli_where_nothing_ties():
 
 def test_equal_responses_share_a_bin(layer):
     responses, _ = layer
-    binned = metrics.bin_responses(responses, 10)
+    binned = bin_responses(responses, 10)
     assert binned.min() >= 0
     assert binned.max() <= 9
     for x, column in zip(responses.T, binned.T, strict=True):
@@ -81,7 +82,7 @@ def test_equal_responses_share_a_bin(layer):
 def test_a_mass_of_zeros_has_a_bin_of_its_own():
     rng = np.random.default_rng(0)
     responses = np.maximum(rng.normal(size=(1000, 20)), 0)
-    binned = metrics.bin_responses(responses, 10)
+    binned = bin_responses(responses, 10)
     for x, column in zip(responses.T, binned.T, strict=True):
         assert len(np.unique(column)) in (5, 6, 7)
         mixed = np.isin(column, np.unique(column[x == 0])) & (x > 0)
@@ -140,10 +141,9 @@ def test_shuffles_that_tie_have_exactly_the_same_information():
     responses = np.zeros((70, 1))
     responses[11] = 1.0
     labels = np.arange(70) % 7
-    binned = metrics.bin_responses(responses)
+    binned = bin_responses(responses)
     values = {
-        float(metrics.mutual_information_from_bins(binned, rng.permutation(labels))[0])
-        for _ in range(50)
+        float(mutual_information_from_bins(binned, rng.permutation(labels))[0]) for _ in range(50)
     }
     assert len(values) == 1
 
@@ -187,11 +187,11 @@ def test_information_lies_between_0_and_the_entropies(layer, bins):
 def test_blocks_of_units_change_nothing(layer, monkeypatch):
     responses, labels = layer
     whole = metrics.mutual_information(responses, labels)
-    binned = metrics.bin_responses(responses)
-    monkeypatch.setattr(ranks, "BLOCK_SIZE", 400)
+    binned = bin_responses(responses)
+    monkeypatch.setattr(_arrays, "BLOCK_SIZE", 400)
     np.testing.assert_array_equal(metrics.mutual_information(responses, labels), whole)
-    np.testing.assert_array_equal(metrics.bin_responses(responses), binned)
-    np.testing.assert_array_equal(metrics.mutual_information_from_bins(binned, labels), whole)
+    np.testing.assert_array_equal(bin_responses(responses), binned)
+    np.testing.assert_array_equal(mutual_information_from_bins(binned, labels), whole)
 
 
 # Refusals.
@@ -199,7 +199,7 @@ def test_blocks_of_units_change_nothing(layer, monkeypatch):
 
 def test_what_makes_no_sense_is_refused():
     responses, labels = np.ones((4, 2)), np.array([0, 0, 1, 1])
-    for measure in (metrics.mutual_information, lambda x, y, bins: metrics.bin_responses(x, bins)):
+    for measure in (metrics.mutual_information, lambda x, y, bins: bin_responses(x, bins)):
         with pytest.raises(OptionError, match="bins=1 is too few"):
             measure(responses, labels, bins=1)
     with pytest.raises(LabelError, match="at least two classes"):
@@ -209,6 +209,6 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ResponseError, match="1 are NaN"):
         metrics.mutual_information(np.array([[0.0], [np.nan]]), np.array([0, 1]))
     with pytest.raises(ResponseError, match=r"\(4, 2\) of float64"):
-        metrics.mutual_information_from_bins(responses, labels)
+        mutual_information_from_bins(responses, labels)
     with pytest.raises(ResponseError, match="the lowest is -1"):
-        metrics.mutual_information_from_bins(np.array([[0], [-1]]), np.array([0, 1]))
+        mutual_information_from_bins(np.array([[0], [-1]]), np.array([0, 1]))

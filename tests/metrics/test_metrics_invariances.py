@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unitprobe import metrics
+from unitprobe.metrics import dimensionality
 
 PER_UNIT = {
     "class_selectivity": metrics.class_selectivity,
@@ -134,8 +135,11 @@ def test_dimensionality_is_the_same_from_responses_and_from_their_spectrum(layer
     assert (np.diff(spectrum) <= 0).all()
     assert len(spectrum) == min(responses.shape)
     same(
-        metrics.participation_ratio_from_spectrum(spectrum), metrics.participation_ratio(responses)
+        dimensionality.participation_ratio_from_spectrum(spectrum),
+        metrics.participation_ratio(responses),
     )
-    same(metrics.effective_rank_from_spectrum(spectrum), metrics.effective_rank(responses))
-    assert metrics.components_from_spectrum(spectrum, 0.5) == metrics.components_for(responses, 0.5)
+    same(dimensionality.effective_rank_from_spectrum(spectrum), metrics.effective_rank(responses))
+    assert dimensionality.components_from_spectrum(spectrum, 0.5) == metrics.components_for(
+        responses, 0.5
+    )
     same(spectrum.sum(), responses.var(axis=0, ddof=1).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,21 +13,29 @@ from hypothesis import strategies as st
 
 from unitprobe import metrics
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics import RankingMeasure, ranks
+from unitprobe.metrics import _arrays, localist, ranking
+from unitprobe.metrics._ranks import rank_responses, ranking_measures
 
-ALL = get_args(RankingMeasure)
 BY_CLASS = {
-    "average_precision": metrics.average_precision_by_class,
-    "localist_selectivity": metrics.localist_selectivity_by_class,
-    "max_f1": metrics.max_f1_by_class,
-    "max_informedness": metrics.max_informedness_by_class,
-    "max_informedness_threshold": metrics.max_informedness_threshold_by_class,
-    "precision_at_k": lambda x, y, c=None: metrics.precision_at_k_by_class(x, y, c, k=4),
-    "recall_at_precision": lambda x, y, c=None: metrics.recall_at_precision_by_class(
-        x, y, c, precision=0.6
-    ),
-    "roc_auc": metrics.roc_auc_by_class,
-    "top_class_selectivity": metrics.top_class_selectivity_by_class,
+    "average_precision": partial(metrics.average_precision, reduce=None),
+    "localist_selectivity": partial(metrics.localist_selectivity, reduce=None),
+    "max_f1": partial(metrics.max_f1, reduce=None),
+    "max_informedness": partial(metrics.max_informedness, reduce=None),
+    "max_informedness_threshold": partial(metrics.max_informedness_threshold, reduce=None),
+    "precision_at_k": partial(metrics.precision_at_k, k=4, reduce=None),
+    "recall_at_precision": partial(metrics.recall_at_precision, precision=0.6, reduce=None),
+    "roc_auc": partial(metrics.roc_auc, reduce=None),
+    "top_class_selectivity": partial(metrics.top_class_selectivity, reduce=None),
+}
+FORMULAS = {
+    "average_precision": ranking.average_precision_of,
+    "max_f1": ranking.max_f1_of,
+    "max_informedness": ranking.max_informedness_of,
+    "max_informedness_threshold": ranking.max_informedness_threshold_of,
+    "precision_at_k": partial(ranking.precision_at_k_of, k=4),
+    "recall_at_precision": partial(ranking.recall_at_precision_of, precision=0.6),
+    "roc_auc": ranking.roc_auc_of,
+    "top_class_selectivity": ranking.top_class_selectivity_of,
 }
 BEST = {
     "average_precision": metrics.average_precision,
@@ -155,7 +163,7 @@ def literal_by_class(name, responses, labels, classes):
 @every_measure
 def test_each_class_has_the_value_of_a_loop(layer, name):
     responses, labels = layer
-    by_class = BY_CLASS[name](responses, labels, 6)
+    by_class = BY_CLASS[name](responses, labels, class_count=6)
     assert by_class.dtype == np.float64
     np.testing.assert_allclose(
         by_class, literal_by_class(name, responses, labels, 6), rtol=1e-12, atol=1e-15
@@ -172,10 +180,10 @@ def test_the_value_of_a_unit_is_that_of_its_best_class(layer, name):
 
 def test_scikit_learn_gives_the_same_curves(layer):
     responses, labels = layer
-    precisions = metrics.average_precision_by_class(responses, labels)
-    recalls = metrics.recall_at_precision_by_class(responses, labels, precision=0.8)
-    informedness = metrics.max_informedness_by_class(responses, labels)
-    scores = metrics.max_f1_by_class(responses, labels)
+    precisions = metrics.average_precision(responses, labels, reduce=None)
+    recalls = metrics.recall_at_precision(responses, labels, precision=0.8, reduce=None)
+    informedness = metrics.max_informedness(responses, labels, reduce=None)
+    scores = metrics.max_f1(responses, labels, reduce=None)
     for c in np.unique(labels):
         for u in range(responses.shape[1]):
             member, x = labels == c, responses[:, u]
@@ -192,7 +200,7 @@ def test_scikit_learn_gives_the_same_curves(layer):
 def test_the_threshold_attains_the_informedness_of_the_best_class(layer):
     responses, labels = layer
     informedness = metrics.max_informedness(responses, labels)
-    best = metrics.best_class(metrics.max_informedness_by_class(responses, labels))
+    best = metrics.best_class(metrics.max_informedness(responses, labels, reduce=None))
     threshold = metrics.max_informedness_threshold(responses, labels)
     np.testing.assert_array_equal(np.isnan(threshold), informedness == 0)
     for u in np.flatnonzero(informedness):
@@ -249,7 +257,7 @@ def test_a_dead_unit_has_the_values_of_a_tie():
 def test_false_alarms_are_counted_among_the_other_stimuli_only():
     # Dividing by all stimuli would give 1 - 1/4.
     responses, labels = np.array([[3.0], [3.0], [3.0], [0.0]]), np.array([0, 0, 1, 1])
-    assert metrics.max_informedness_by_class(responses, labels)[0, 0] == 0.5
+    assert metrics.max_informedness(responses, labels, reduce=None)[0, 0] == 0.5
 
 
 def test_a_tie_belongs_to_the_run_only_if_it_is_all_of_the_class():
@@ -264,12 +272,12 @@ def test_precision_at_k_is_that_expected_when_ties_are_broken_at_random():
     rng = np.random.default_rng(0)
     responses = rng.integers(0, 4, size=(30, 3)).astype(float)
     labels = rng.integers(0, 3, size=30)
-    by_class = metrics.precision_at_k_by_class(responses, labels, k=7)
+    by_class = metrics.precision_at_k(responses, labels, k=7, reduce=None)
     np.testing.assert_allclose(by_class.sum(axis=0), 1)
     drawn = []
     for _ in range(1000):
         noisy = responses + 0.5 * rng.random(responses.shape)
-        drawn.append(metrics.precision_at_k_by_class(noisy, labels, k=7))
+        drawn.append(metrics.precision_at_k(noisy, labels, k=7, reduce=None))
     np.testing.assert_allclose(np.mean(drawn, axis=0), by_class, atol=0.02)
 
 
@@ -295,8 +303,8 @@ def test_increasing_functions_of_the_responses_change_nothing_but_their_unit(nam
 def test_neither_the_order_of_stimuli_nor_the_names_of_classes_matter(name, layer):
     responses, labels, rng = layer
     order, names = rng.permutation(len(labels)), rng.permutation(9)[:6]
-    before = BY_CLASS[name](responses, labels, 6)
-    after = BY_CLASS[name](responses[order], names[labels[order]], 9)
+    before = BY_CLASS[name](responses, labels, class_count=6)
+    after = BY_CLASS[name](responses[order], names[labels[order]], class_count=9)
     np.testing.assert_array_equal(after[names], before)
 
 
@@ -304,18 +312,22 @@ def test_neither_the_order_of_stimuli_nor_the_names_of_classes_matter(name, laye
 @given(layers())
 def test_negated_responses_have_the_opposite_auc_and_the_same_gap(layer):
     responses, labels, _ = layer
-    auc = metrics.roc_auc_by_class(responses, labels)
-    np.testing.assert_allclose(metrics.roc_auc_by_class(-responses, labels), 1 - auc, rtol=1e-12)
-    gap = metrics.localist_selectivity_by_class(responses, labels)
-    np.testing.assert_array_equal(metrics.localist_selectivity_by_class(-responses, labels), gap)
+    auc = metrics.roc_auc(responses, labels, reduce=None)
+    np.testing.assert_allclose(
+        metrics.roc_auc(-responses, labels, reduce=None), 1 - auc, rtol=1e-12
+    )
+    gap = metrics.localist_selectivity(responses, labels, reduce=None)
+    np.testing.assert_array_equal(
+        metrics.localist_selectivity(-responses, labels, reduce=None), gap
+    )
 
 
 @quick
 @given(layers())
 def test_every_value_lies_in_its_range(layer):
     responses, labels, _ = layer
-    values = metrics.ranking_measures(metrics.rank_responses(responses), labels, ALL, k=3)
-    for name in set(ALL) - {"localist_selectivity", "max_informedness_threshold"}:
+    values = {name: measure(responses, labels) for name, measure in BY_CLASS.items()}
+    for name in set(BY_CLASS) - {"localist_selectivity", "max_informedness_threshold"}:
         found = values[name][~np.isnan(values[name])]
         assert (found >= 0).all(), name
         most = len(labels) - 1 if name == "top_class_selectivity" else 1
@@ -334,26 +346,27 @@ def test_every_value_lies_in_its_range(layer):
 
 def test_several_measures_at_once_are_those_alone(layer):
     responses, labels = layer
-    ranked = metrics.rank_responses(responses)
-    together = metrics.ranking_measures(ranked, labels, ALL, 6, k=4, precision=0.6)
-    assert set(together) == set(ALL)
-    for name in ALL:
-        np.testing.assert_array_equal(together[name], BY_CLASS[name](responses, labels, 6))
+    together = ranking_measures(rank_responses(responses), labels, FORMULAS, 6)
+    assert set(together) == set(FORMULAS)
+    for name in FORMULAS:
+        np.testing.assert_array_equal(
+            together[name], BY_CLASS[name](responses, labels, class_count=6)
+        )
 
 
 def test_blocks_of_units_change_nothing(layer, monkeypatch):
     responses, labels = layer
-    whole = metrics.ranking_measures(metrics.rank_responses(responses), labels, ALL, k=4)
-    monkeypatch.setattr(ranks, "BLOCK_SIZE", 130)
-    assert len(list(metrics.rank_responses(responses).blocks())) == 5
-    parts = metrics.ranking_measures(metrics.rank_responses(responses), labels, ALL, k=4)
-    for name in ALL:
+    whole = ranking_measures(rank_responses(responses), labels, FORMULAS)
+    monkeypatch.setattr(_arrays, "BLOCK_SIZE", 130)
+    assert len(list(rank_responses(responses).blocks())) == 5
+    parts = ranking_measures(rank_responses(responses), labels, FORMULAS)
+    for name in FORMULAS:
         np.testing.assert_array_equal(parts[name], whole[name])
 
 
 def test_ranks_are_those_of_scipy(layer):
     responses, _ = layer
-    ranked = metrics.rank_responses(responses)
+    ranked = rank_responses(responses)
     for name, found in (("min", ranked.first_rank), ("max", ranked.last_rank)):
         np.testing.assert_array_equal(
             found.T, scipy.stats.rankdata(-responses, method=name, axis=0)
@@ -366,10 +379,10 @@ def test_the_auc_follows_from_mean_ranks_of_any_number_of_labellings(layer):
     responses, labels = layer
     rng = np.random.default_rng(0)
     shuffles = [labels, rng.permutation(labels), rng.permutation(labels)]
-    mid_ranks = metrics.rank_responses(responses).mid_ranks
+    mid_ranks = rank_responses(responses).mid_ranks
     means = np.stack([metrics.class_means(mid_ranks, y, 6) for y in shuffles])
-    auc = metrics.roc_auc_from_mean_ranks(means, metrics.class_counts(labels, 6))
-    expected = [metrics.roc_auc_by_class(responses, y, 6) for y in shuffles]
+    auc = ranking.roc_auc_from_mean_ranks(means, metrics.class_counts(labels, 6))
+    expected = [metrics.roc_auc(responses, y, class_count=6, reduce=None) for y in shuffles]
     np.testing.assert_allclose(auc, expected, rtol=1e-12)
 
 
@@ -378,8 +391,11 @@ def test_the_gap_follows_from_extremes_of_any_number_of_labellings(layer):
     shuffled = np.random.default_rng(0).permutation(labels)
     extremes = [metrics.class_extremes(responses, y, 6) for y in (labels, shuffled)]
     lowest, highest = (np.stack(both) for both in zip(*extremes, strict=True))
-    gap = metrics.localist_selectivity_from_extremes(lowest, highest)
-    expected = [metrics.localist_selectivity_by_class(responses, y, 6) for y in (labels, shuffled)]
+    gap = localist.localist_selectivity_from_extremes(lowest, highest)
+    expected = [
+        metrics.localist_selectivity(responses, y, class_count=6, reduce=None)
+        for y in (labels, shuffled)
+    ]
     np.testing.assert_array_equal(gap, expected)
 
 
@@ -412,16 +428,15 @@ def test_what_fits_no_stimuli_is_refused(name):
         BY_CLASS[name](np.ones((4, 2)), np.array([0, 1, 1]))
     with pytest.raises(ResponseError, match="1 are NaN"):
         BY_CLASS[name](np.array([[0.0], [np.nan]]), np.array([0, 1]))
-    ranked = metrics.rank_responses(np.ones((4, 2)))
+    ranked = rank_responses(np.ones((4, 2)))
     with pytest.raises(LabelError, match="3 labels do not fit 4 stimuli"):
-        metrics.ranking_measures(ranked, np.array([0, 1, 1]), [name])
+        ranking_measures(ranked, np.array([0, 1, 1]), FORMULAS)
 
 
 def test_options_that_make_no_sense_are_refused():
     responses, labels = np.ones((4, 2)), np.array([0, 0, 1, 1])
-    ranked = metrics.rank_responses(responses)
-    with pytest.raises(OptionError, match=r"'auc' .* roc_auc"):
-        metrics.ranking_measures(ranked, labels, ["auc"])
+    with pytest.raises(OptionError, match="reduce='mean' is unknown; choose 'best' or None"):
+        metrics.roc_auc(responses, labels, reduce="mean")
     for k in (0, 5):
         with pytest.raises(OptionError, match=f"k={k} is not between 1 and the 4 stimuli"):
             metrics.precision_at_k(responses, labels, k=k)
@@ -429,6 +444,6 @@ def test_options_that_make_no_sense_are_refused():
         with pytest.raises(OptionError, match=f"precision={precision}"):
             metrics.recall_at_precision(responses, labels, precision=precision)
     with pytest.raises(ResponseError, match=r"\(3,\)"):
-        metrics.roc_auc_from_mean_ranks(np.ones(3), np.ones(3))
+        ranking.roc_auc_from_mean_ranks(np.ones(3), np.ones(3))
     with pytest.raises(ResponseError, match=r"\(3, 1\) and \(2, 1\)"):
-        metrics.localist_selectivity_from_extremes(np.ones((3, 1)), np.ones((2, 1)))
+        localist.localist_selectivity_from_extremes(np.ones((3, 1)), np.ones((2, 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,15 +13,16 @@ from hypothesis import strategies as st
 
 from unitprobe import metrics
 from unitprobe.errors import LabelError, OptionError, ResponseError
+from unitprobe.metrics import separation
 
 BY_CLASS = {
-    "d_prime": (metrics.d_prime_by_class, metrics.d_prime_from_moments),
+    "d_prime": (partial(metrics.d_prime, reduce=None), separation.d_prime_from_moments),
     "class_correlation": (
-        metrics.class_correlation_by_class,
-        metrics.class_correlation_from_moments,
+        partial(metrics.class_correlation, reduce=None),
+        separation.class_correlation_from_moments,
     ),
-    "anova_f": (metrics.anova_f, metrics.anova_f_from_moments),
-    "eta_squared": (metrics.eta_squared, metrics.eta_squared_from_moments),
+    "anova_f": (metrics.anova_f, separation.anova_f_from_moments),
+    "eta_squared": (metrics.eta_squared, separation.eta_squared_from_moments),
 }
 BEST = {
     "d_prime": metrics.d_prime,
@@ -63,7 +65,7 @@ def moments(responses, labels, classes):
 
 def test_d_prime_is_that_of_a_loop_over_classes(layer):
     responses, labels = layer
-    found = metrics.d_prime_by_class(responses, labels, 6)
+    found = metrics.d_prime(responses, labels, class_count=6, reduce=None)
     assert np.isnan(found[[3, 5]]).all()
     for c in (0, 1, 2, 4):
         a, b = (responses[labels == c].astype(float), responses[labels != c].astype(float))
@@ -73,7 +75,7 @@ def test_d_prime_is_that_of_a_loop_over_classes(layer):
 
 def test_the_correlation_with_membership_is_pearsons(layer):
     responses, labels = layer
-    found = metrics.class_correlation_by_class(responses, labels, 6)
+    found = metrics.class_correlation(responses, labels, class_count=6, reduce=None)
     assert np.isnan(found[[3, 5]]).all()
     for c in (0, 1, 2, 4):
         expected = [scipy.stats.pearsonr(x.astype(float), labels == c)[0] for x in responses.T]
@@ -83,7 +85,7 @@ def test_the_correlation_with_membership_is_pearsons(layer):
 def test_the_correlation_with_probabilities_is_pearsons(layer):
     responses, labels = layer
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=len(labels))
-    found = metrics.class_correlation_by_class(responses, probabilities=probabilities)
+    found = metrics.class_correlation(responses, probabilities=probabilities, reduce=None)
     for c in range(4):
         expected = [scipy.stats.pearsonr(x.astype(float), probabilities[:, c])[0]
                     for x in responses.T]  # fmt: skip
@@ -96,8 +98,8 @@ def test_probabilities_of_0_and_1_are_membership(layer):
     responses, labels = layer
     membership = (labels[:, None] == np.arange(5)).astype(np.float32)
     np.testing.assert_allclose(
-        metrics.class_correlation_by_class(responses, probabilities=membership),
-        metrics.class_correlation_by_class(responses, labels),
+        metrics.class_correlation(responses, probabilities=membership, reduce=None),
+        metrics.class_correlation(responses, labels, reduce=None),
         rtol=1e-9,
     )
 
@@ -201,7 +203,7 @@ def test_classes_that_do_not_vary_are_infinitely_far_apart():
     assert metrics.anova_f(responses, labels) == np.inf
     assert metrics.eta_squared(responses, labels) == pytest.approx(1)
     two = np.where(labels == 1, 1, 0)
-    assert metrics.d_prime_by_class(responses, two).tolist() == [[-np.inf], [np.inf]]
+    assert metrics.d_prime(responses, two, reduce=None).tolist() == [[-np.inf], [np.inf]]
 
 
 def test_small_deviations_from_a_large_mean_are_not_lost():
@@ -249,7 +251,7 @@ def test_a_correlation_is_with_either_labels_or_probabilities():
         metrics.class_correlation(responses, probabilities=np.ones((2, 2)))
     with pytest.raises(ResponseError, match="probabilities must be finite"):
         metrics.class_correlation(responses, probabilities=np.full((3, 2), np.nan))
-    constant = metrics.class_correlation_by_class(responses, probabilities=np.ones((3, 2)))
+    constant = metrics.class_correlation(responses, probabilities=np.ones((3, 2)), reduce=None)
     assert np.isnan(constant).all()
 
 
@@ -293,7 +295,7 @@ def test_neither_the_order_of_stimuli_nor_the_names_of_classes_matter(measure, l
 @given(layers())
 def test_negated_responses_have_negated_values(layer):
     responses, labels, _ = layer
-    for measure in (metrics.d_prime_by_class, metrics.class_correlation_by_class):
+    for measure in (BY_CLASS["d_prime"][0], BY_CLASS["class_correlation"][0]):
         same(measure(-responses, labels), -measure(responses, labels))
 
 
@@ -302,7 +304,7 @@ def test_negated_responses_have_negated_values(layer):
 def test_shares_and_correlations_stay_in_their_range(layer):
     responses, labels, _ = layer
     share = metrics.eta_squared(responses, labels)
-    r = metrics.class_correlation_by_class(responses, labels)
+    r = metrics.class_correlation(responses, labels, reduce=None)
     constant = np.ptp(responses, axis=0) == 0
     np.testing.assert_array_equal(np.isnan(share), constant)
     assert (share[~constant] >= 0).all()

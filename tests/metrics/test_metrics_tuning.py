@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unitprobe import metrics
 from unitprobe.errors import LabelError, OptionError, ResponseError
-from unitprobe.metrics import ranks
+from unitprobe.metrics import _arrays
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_top_stimuli_are_the_first_of_a_stable_descending_sort(seed, k, valu
 def test_blocks_of_units_change_no_top_stimuli(layer, monkeypatch):
     responses, _ = layer
     whole = metrics.top_stimuli(responses, 5)
-    monkeypatch.setattr(ranks, "BLOCK_SIZE", 130)
+    monkeypatch.setattr(_arrays, "BLOCK_SIZE", 130)
     np.testing.assert_array_equal(metrics.top_stimuli(responses, 5), whole)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from unitprobe import metrics, online
 from unitprobe.errors import OptionError, ResponseError
+from unitprobe.metrics import separation
 
 PARTS = [np.arange(0, 7), np.arange(7, 8), np.arange(8, 120), np.arange(120, 200)]
 
@@ -57,11 +58,11 @@ def test_measures_of_separation_follow_from_class_moments(data):
     moments = accumulate("ClassMoments", responses, labels, PARTS)
     arguments = moments.class_counts(), moments.class_means(), moments.class_variances()
     for name in ("d_prime", "class_correlation"):
-        by_class = getattr(metrics, f"{name}_from_moments")(*arguments)
-        expected = getattr(metrics, f"{name}_by_class")(responses, labels, CLASSES)
+        by_class = getattr(separation, f"{name}_from_moments")(*arguments)
+        expected = getattr(metrics, name)(responses, labels, class_count=CLASSES, reduce=None)
         np.testing.assert_allclose(by_class, expected, rtol=1e-7, atol=1e-9, err_msg=name)
     for name in ("anova_f", "eta_squared"):
-        found = getattr(metrics, f"{name}_from_moments")(*arguments)
+        found = getattr(separation, f"{name}_from_moments")(*arguments)
         expected = getattr(metrics, name)(responses, labels)
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9, err_msg=name)
 

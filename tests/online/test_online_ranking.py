@@ -82,7 +82,7 @@ def test_the_exact_measure_lies_within_the_bound(kind, stimuli, bins, relative_e
     responses, labels = draw(kind, stimuli, seed)
     histogram = histogram_of(responses, labels, bins=bins, relative_error=relative_error)
     for name in BY_CLASS:
-        exact = getattr(metrics, f"{name}_by_class")(responses, labels, CLASSES)
+        exact = getattr(metrics, name)(responses, labels, class_count=CLASSES, reduce=None)
         bounded = getattr(histogram, f"{name}_by_class")()
         assert_within(bounded, exact)
         assert_within(bounded.largest(), metrics.best_over_classes(exact))
@@ -117,7 +117,7 @@ def test_the_value_is_that_of_responses_which_tie_within_a_bin(kind):
         place = np.ceil(np.log(np.abs(responses)) / np.log(ratio))
     in_bins = np.sign(responses) * ratio**place
     for name in BY_CLASS:
-        expected = getattr(metrics, f"{name}_by_class")(in_bins, labels, CLASSES)
+        expected = getattr(metrics, name)(in_bins, labels, class_count=CLASSES, reduce=None)
         found = getattr(histogram, f"{name}_by_class")().value
         np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=name)
     expected = metrics.mutual_information(in_bins, labels)
@@ -150,7 +150,7 @@ def test_the_default_bins_bound_what_is_lost_of_smooth_responses():
     largest = {"max_informedness": 0.05, "max_f1": 0.05, "average_precision": 0.1}
     for name, bound in largest.items():
         bounded = getattr(histogram, f"{name}_by_class")()
-        exact = getattr(metrics, f"{name}_by_class")(responses, labels)
+        exact = getattr(metrics, name)(responses, labels, reduce=None)
         assert bounded.error.max() < bound
         assert np.abs(bounded.value - exact).max() < 0.01
     information = histogram.mutual_information()
@@ -175,12 +175,14 @@ def test_the_top_of_the_ranking_is_exact(kind, stimuli, k, seed):
         run.update(responses[part], labels[part])
     np.testing.assert_allclose(
         top.precision_at_k_by_class(),
-        metrics.precision_at_k_by_class(responses, labels, CLASSES, k=min(k, stimuli)),
+        metrics.precision_at_k(
+            responses, labels, class_count=CLASSES, k=min(k, stimuli), reduce=None
+        ),
         rtol=1e-12,
     )
     np.testing.assert_array_equal(
         run.top_class_selectivity_by_class(),
-        metrics.top_class_selectivity_by_class(responses, labels, CLASSES),
+        metrics.top_class_selectivity(responses, labels, class_count=CLASSES, reduce=None),
     )
 
 
@@ -191,7 +193,7 @@ def test_kept_responses_give_the_measures_themselves(kind):
     for part in np.array_split(np.random.default_rng(0).permutation(80), 3):
         kept.update(responses[part], labels[part])
     for name in (*BY_CLASS, "max_informedness_threshold"):
-        exact = getattr(metrics, f"{name}_by_class")(responses, labels, CLASSES)
+        exact = getattr(metrics, name)(responses, labels, class_count=CLASSES, reduce=None)
         found = getattr(kept, f"{name}_by_class")()
         np.testing.assert_array_equal(getattr(found, "value", found), exact, err_msg=name)
     found = kept.mutual_information()

@@ -18,7 +18,6 @@ from torch import nn
 
 import unitprobe as up
 from unitprobe import streaming
-from unitprobe.analysis import CLASS_MEASURES, METRICS
 from unitprobe.errors import (
     LabelError,
     LayerError,
@@ -26,13 +25,14 @@ from unitprobe.errors import (
     ResponseError,
     UnitprobeWarning,
 )
+from unitprobe.metrics.registry import measures
 from unitprobe.streaming import ONE_PASS_METRICS, analyze_network
 from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, SKETCHED
 from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES
 
 #: Where classes, or thresholds, are equally good but for the bound, another one may be the best.
 CHOSEN = {"max_informedness_threshold", *(f"{name}_class" for name in BY_HISTOGRAM)}
-COMPARED = [name for name in METRICS if name in ONE_PASS_METRICS]
+COMPARED = [name for name in measures() if name in ONE_PASS_METRICS]
 
 
 class WithDeadUnits(nn.Module):
@@ -77,7 +77,7 @@ def is_needs_responses(name):
     """Whether it is a null or an interval of a measure that one pass has none of."""
     measure, _, end = str(name).rpartition("_")
     measure = measure.removesuffix("_null")
-    return measure in set(CLASS_MEASURES) - set(RESAMPLED_MEASURES) and end in (
+    return measure in set(measures("class")) - set(RESAMPLED_MEASURES) and end in (
         ["mean", "z", "p", "q", "corrected", "low", "high"]
     )
 
@@ -129,14 +129,14 @@ def test_the_analysis_is_that_of_a_recording(
         build(network),
         make_stimuli(61, size),  # enough for the 60 of precision_at_k
         layers=layers,
-        metrics=METRICS if kept else COMPARED,
+        metrics=measures() if kept else COMPARED,
         null=30,
         bootstrap=20,
         signed=signed,
     )
     assert_same(streamed, recorded, kept=kept)
     named = set(filter(None, streamed.attrs["inference_needs_recording"].split(", ")))
-    assert named == (set() if kept else set(CLASS_MEASURES) - set(RESAMPLED_MEASURES))
+    assert named == (set() if kept else set(measures("class")) - set(RESAMPLED_MEASURES))
     errors = [float(streamed[f"{name}_error"].max()) for name in SKETCHED]
     assert (max(errors) == 0) is kept
     if network == "dead":
@@ -145,7 +145,7 @@ def test_the_analysis_is_that_of_a_recording(
 
 def test_all_that_analyze_computes_by_itself_is_computed_or_named(monkeypatch):
     from_distances = {"twonn_dimension", "mle_dimension"}
-    assert set(METRICS) - set(COMPARED) == from_distances
+    assert set(measures()) - set(COMPARED) == from_distances
     too_few = {"precision_at_k"}  # of 30 stimuli
     for kept, missing in ((True, set()), (False, from_distances)):
         if not kept:
@@ -153,7 +153,7 @@ def test_all_that_analyze_computes_by_itself_is_computed_or_named(monkeypatch):
         streamed = analyze_network(build("reused"), make_stimuli(30))
         named = set(filter(None, streamed.attrs["needs_recording"].split(", ")))
         assert named == missing
-        assert set(METRICS) - named - too_few <= set(streamed["relu"].data_vars)
+        assert set(measures()) - named - too_few <= set(streamed["relu"].data_vars)
         assert streamed.attrs["stimulus_count"] == 30
 
 

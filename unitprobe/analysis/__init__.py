@@ -2,13 +2,6 @@
 
 from unitprobe.analysis.analyze import analyze, read_responses
 from unitprobe.analysis.baseline import compare_analyses
-from unitprobe.analysis.catalogue import (
-    CLASS_MEASURES,
-    LAYER_METRICS,
-    METRICS,
-    NON_NEGATIVE,
-    UNIT_METRICS,
-)
 from unitprobe.analysis.tables import (
     add_false_discovery_rates,
     layer_table,
@@ -18,11 +11,6 @@ from unitprobe.analysis.tables import (
 )
 
 __all__ = [
-    "CLASS_MEASURES",
-    "LAYER_METRICS",
-    "METRICS",
-    "NON_NEGATIVE",
-    "UNIT_METRICS",
     "add_false_discovery_rates",
     "analyze",
     "compare_analyses",

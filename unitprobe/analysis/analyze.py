@@ -12,18 +12,12 @@ import xarray as xr
 from torch import nn
 
 from unitprobe import metrics as m
-from unitprobe.analysis.catalogue import (
-    METRICS,
-    QUICK_BOOTSTRAP,
-    QUICK_NULL,
-    default_metrics,
-    with_inference,
-)
 from unitprobe.analysis.measured import MeasuredLayer
 from unitprobe.analysis.reached import place_stimuli, reached_layers
 from unitprobe.analysis.tables import add_false_discovery_rates, summarize_layers, warn_if_signed
 from unitprobe.analysis.weights import add_weight_norms, check_weights
 from unitprobe.errors import LabelError, OptionError, StoreError, nearest
+from unitprobe.metrics.registry import MEASURES, default_metrics, get_measure
 from unitprobe.models import Network
 from unitprobe.progress import progress_bar
 from unitprobe.responses import check_finite
@@ -61,7 +55,8 @@ def analyze(
         A recording, from `record` or `open_store`. Activations with positions are averaged over
         them first.
     metrics : sequence of str, optional
-        Which statistics, by name, of `METRICS`; all that so many stimuli allow if None.
+        Which statistics, by name, of `unitprobe.metrics.registry`; all that so many stimuli allow
+        if None.
     null : int
         Label shuffles for the null of every measure by class; 0 for none. The smallest p is
         ``1 / (null + 1)``: with few shuffles and many units no q can be small.
@@ -149,8 +144,11 @@ def analyze(
     fewest = min(len(reached[layer]) for layer in layers)
     names = list(metrics) if metrics is not None else default_metrics(fewest)
     asked = metrics is not None
-    null_names = with_inference(names, asked, QUICK_NULL) if null else []
-    interval_names = with_inference(names, asked, QUICK_BOOTSTRAP) if bootstrap else []
+    of_class = [name for name in names if MEASURES[name].kind == "class"]
+    null_names = [n for n in of_class if asked or MEASURES[n].null_by_default] if null else []
+    interval_names = (
+        [n for n in of_class if asked or MEASURES[n].interval_by_default] if bootstrap else []
+    )
     nodes: dict[str, xr.Dataset] = {}
     negative: dict[str, int] = {}
     with progress_bar("analyzing", len(layers), "layers", enabled=progress) as advance:
@@ -225,10 +223,8 @@ def _check_arguments(
         raise StoreError(
             f"analyze takes a recording, and what it is given holds: {content_of(tree)}"
         )
-    unknown = [name for name in metrics or () if name not in METRICS]
-    if unknown:
-        near = ", ".join(nearest(unknown[0], METRICS))
-        raise OptionError(f"metric {unknown[0]!r} is not known; the nearest are {near}")
+    for name in metrics or ():
+        get_measure(name)
     for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
         if value < 0:
             raise OptionError(f"{option}={value} is negative; give 0 or more")

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from unitprobe.analysis.catalogue import CLASS_MEASURES, METRICS
 from unitprobe.errors import OptionError, StoreError, nearest
 from unitprobe.inference import compare_to_baseline, false_discovery_rate
+from unitprobe.metrics.registry import MEASURES, measures
 from unitprobe.store import content_of
 
 #: Of which a difference between two groups of units is not one of size.
@@ -148,7 +148,7 @@ def _shared_metrics(
     here, there = (tree.children[layer].to_dataset() for tree in (analysis, baseline))
     shared = [str(name) for name in here if here[name].dims == ("unit",) and name in there]
     if metrics is None:
-        known = {*METRICS, *(f"{name}_corrected" for name in CLASS_MEASURES)} - _NOT_COMPARED
+        known = {*MEASURES, *(f"{name}_corrected" for name in measures("class"))} - _NOT_COMPARED
         found = [name for name in shared if name in known]
     else:
         found = list(metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +11,13 @@ import xarray as xr
 
 from unitprobe import inference
 from unitprobe import metrics as m
-from unitprobe.analysis.catalogue import (
-    BY_CLASS,
-    DISTANCE_METRICS,
-    LAYER_METRICS,
-    NON_NEGATIVE,
-    RANKING_MEASURES,
-    TUNING,
-    UNIT_METRICS,
-    Labels,
-    Responses,
-)
 from unitprobe.errors import ResponseError
-from unitprobe.inference import ClassMeasure
+from unitprobe.metrics._ranks import rank_responses, ranking_measures
+from unitprobe.metrics.registry import MEASURES
 from unitprobe.typing import FloatArray
 
+Responses: TypeAlias = npt.NDArray[Any]
+Labels: TypeAlias = npt.NDArray[np.int64]
 # Of whom the resampled values are computed: `class_measures_null` or `class_measures_redrawn`.
 _Resampling = Callable[..., dict[str, FloatArray]]
 
@@ -72,40 +64,38 @@ class MeasuredLayer:
         """
         spectrum = (
             m.covariance_spectrum(self._raw)
-            if any(name in LAYER_METRICS for name in names)
+            if any(MEASURES[name].needs == "spectrum" for name in names)
             else None
         )
         ranking = self._ranking(names)
         dataset = xr.Dataset()
         for name in names:
-            responses = self._responses_for(name)
+            measure, responses = MEASURES[name], self._responses_for(name)
             if name in ranking:
                 self._add_best(dataset, name, ranking[name])
-            elif name in BY_CLASS:
-                self._add_best(dataset, name, BY_CLASS[name](responses, self._labels))
-            elif name in UNIT_METRICS:
-                dataset[name] = ("unit", UNIT_METRICS[name](responses, self._labels))
-            elif name in TUNING:
-                curves = TUNING[name](responses, self._labels, self._classes)
-                dataset[name] = (("unit", "class_name"), curves.T)
-            elif name == "population_sparseness":
-                dataset[name] = ("stimulus", m.population_sparseness(responses))
-            elif name in DISTANCE_METRICS:
-                dataset[name] = ((), DISTANCE_METRICS[name](responses))
+            elif measure.needs == "spectrum" and measure.of is not None:
+                dataset[name] = ((), float(measure.of(spectrum)))
             else:
-                assert spectrum is not None
-                value = float(LAYER_METRICS[name](spectrum))
-                dataset[name] = ((), value)
-                if name.startswith("components"):
-                    dataset[f"{name}_share"] = ((), value / min(responses.shape))
-        if "max_informedness" in ranking:
-            best = np.maximum(m.best_class(ranking["max_informedness"]), 0)
-            thresholds = ranking["max_informedness_threshold"][best, np.arange(best.size)]
-            dataset["max_informedness_threshold"] = ("unit", thresholds)
+                values = measure.compute(responses, self._labels, self._classes)
+                if measure.has_classes:
+                    self._add_best(dataset, name, values)
+                elif measure.kind == "tuning":
+                    dataset[name] = (("unit", "class_name"), values.T)
+                elif measure.kind == "layer":
+                    dataset[name] = ((), float(values))
+                else:
+                    dataset[name] = ("stimulus" if measure.kind == "stimulus" else "unit", values)
+            if measure.with_share:
+                dataset[f"{name}_share"] = ((), float(dataset[name]) / min(responses.shape))
+        for name in names:
+            if f"{name}_threshold" in ranking:
+                best = np.maximum(m.best_class(ranking[name]), 0)
+                thresholds = ranking[f"{name}_threshold"][best, np.arange(best.size)]
+                dataset[f"{name}_threshold"] = ("unit", thresholds)
         return dataset
 
     def null(
-        self, dataset: xr.Dataset, names: Sequence[ClassMeasure], resamples: int, seed: int
+        self, dataset: xr.Dataset, names: Sequence[str], resamples: int, seed: int
     ) -> dict[str, FloatArray]:
         """Add to `dataset` what label shuffles say of each measure, and return them, by measure."""
         shuffled = self._resample(inference.class_measures_null, names, resamples, seed)
@@ -116,7 +106,7 @@ class MeasuredLayer:
     def intervals(
         self,
         dataset: xr.Dataset,
-        names: Sequence[ClassMeasure],
+        names: Sequence[str],
         resamples: int,
         seed: int,
         shuffled: dict[str, FloatArray],
@@ -135,7 +125,7 @@ class MeasuredLayer:
             add_interval(dataset, name, redrawn[name], nulls[name], counts, signed=signed)
 
     def _responses_for(self, name: str) -> Responses:
-        if name not in NON_NEGATIVE:
+        if not MEASURES[name].assumes_non_negative:
             return self._raw
         if self._rectified is None:
             try:
@@ -146,13 +136,16 @@ class MeasuredLayer:
 
     def _ranking(self, names: Sequence[str]) -> dict[str, FloatArray]:
         """Return the measures that rank the stimuli, (class_name, unit) each, sorted but once."""
-        ranking: list[m.RankingMeasure] = [name for name in RANKING_MEASURES if name in names]
-        if not ranking:
+        formulas = {}
+        for name in names:
+            measure = MEASURES[name]
+            if measure.needs == "ranks" and measure.of is not None:
+                formulas[name] = measure.of
+                if measure.threshold_of is not None:
+                    formulas[f"{name}_threshold"] = measure.threshold_of
+        if not formulas:
             return {}
-        if "max_informedness" in ranking:
-            ranking.append("max_informedness_threshold")
-        ranked = m.rank_responses(self._raw)
-        return m.ranking_measures(ranked, self._labels, ranking, self._classes)
+        return ranking_measures(rank_responses(self._raw), self._labels, formulas, self._classes)
 
     @staticmethod
     def _add_best(dataset: xr.Dataset, name: str, by_class: npt.NDArray[Any]) -> None:
@@ -160,11 +153,11 @@ class MeasuredLayer:
         dataset[f"{name}_class"] = ("unit", m.best_class(by_class))
 
     def _resample(
-        self, resampling: _Resampling, names: Sequence[ClassMeasure], resamples: int, seed: int
+        self, resampling: _Resampling, names: Sequence[str], resamples: int, seed: int
     ) -> dict[str, FloatArray]:
         drawn: dict[str, FloatArray] = {}
         for made_for_none in (True, False):
-            some = [name for name in names if (name in NON_NEGATIVE) is made_for_none]
+            some = [n for n in names if MEASURES[n].assumes_non_negative is made_for_none]
             if some:
                 drawn |= resampling(
                     self._responses_for(some[0]),
@@ -187,7 +180,7 @@ def add_null(dataset: xr.Dataset, name: str, shuffled: FloatArray) -> None:
 
 def add_interval(
     dataset: xr.Dataset,
-    name: ClassMeasure,
+    name: str,
     redrawn: FloatArray,
     shuffled: FloatArray,
     counts: npt.NDArray[np.int64],

@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from unitprobe import inference
-from unitprobe.analysis.catalogue import CLASS_MEASURES, NON_NEGATIVE
 from unitprobe.errors import UnitprobeWarning
+from unitprobe.metrics.registry import MEASURES, measures
 
 
 def unit_table(tree: xr.DataTree) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def warn_if_signed(negative: Mapping[str, int], signed: str, names: Sequence[str
     `negative` holds their number by layer, `names` the statistics.
     """
     layers = [layer for layer, count in negative.items() if count]
-    affected = [name for name in names if name in NON_NEGATIVE]
+    affected = [name for name in names if MEASURES[name].assumes_non_negative]
     if signed != "allow" or not layers or not affected:
         return
     warnings.warn(
@@ -78,7 +78,7 @@ def warn_if_signed(negative: Mapping[str, int], signed: str, names: Sequence[str
 def add_false_discovery_rates(nodes: Mapping[str, xr.Dataset]) -> None:
     """Add ``_q`` to every measure that has ``_p``: one family of all units of all layers."""
     ends = np.cumsum([node.sizes["unit"] for node in nodes.values()])
-    for name in CLASS_MEASURES:
+    for name in measures("class"):
         if not all(f"{name}_p" in node for node in nodes.values()):
             continue
         p = np.concatenate([node[f"{name}_p"].values for node in nodes.values()])

@@ -17,12 +17,7 @@ from unitprobe.inference.networks import (
     difference_over_networks,
     mean_over_networks,
 )
-from unitprobe.inference.nulls import (
-    ClassMeasure,
-    class_measures_bootstrap,
-    class_measures_null,
-    excess_of_redrawn_f,
-)
+from unitprobe.inference.nulls import class_measures_bootstrap, class_measures_null
 from unitprobe.inference.rank_correlation import RankCorrelation, rank_correlation
 from unitprobe.inference.reliability import (
     SplitHalfReliability,
@@ -44,7 +39,6 @@ from unitprobe.inference.verdicts import Direction, Prediction, Verdict, verdict
 
 __all__ = [
     "BaselineComparison",
-    "ClassMeasure",
     "Direction",
     "IntervalMethod",
     "NetworkEstimate",
@@ -68,7 +62,6 @@ __all__ = [
     "class_selectivity_null",
     "compare_to_baseline",
     "difference_over_networks",
-    "excess_of_redrawn_f",
     "false_discovery_rate",
     "gaussian_dimension_null",
     "mean_over_networks",

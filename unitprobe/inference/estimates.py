@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.inference.nulls import ClassMeasure, class_measures_bootstrap, class_measures_null
+from unitprobe.inference.nulls import class_measures_bootstrap, class_measures_null
 from unitprobe.metrics import Weighting
 from unitprobe.typing import FloatArray
 
@@ -354,7 +354,7 @@ def false_discovery_rate(p: ArrayLike) -> FloatArray:
     return q
 
 
-def _measure_of(weighting: Weighting) -> ClassMeasure:
+def _measure_of(weighting: Weighting) -> str:
     if weighting not in get_args(Weighting):
         raise OptionError(f"weighting={weighting!r} is not known; choose 'class' or 'stimulus'")
     return "class_selectivity" if weighting == "class" else "ccmas"

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from unitprobe import metrics
 from unitprobe.inference.resampling import as_labelled_counts, check_resamples
+from unitprobe.metrics.localist import localist_selectivity_from_extremes
 from unitprobe.typing import FloatArray, IntArray
 
 # The responses of a class that make its tail. More of them reach into its middle, which ends
@@ -82,7 +83,7 @@ def redraw_extremes(
     for resample in range(resamples):
         chances = rng.random((2, present.size))
         highest, lowest = above.draw(chances[0]), -below.draw(chances[1])
-        by_class = metrics.localist_selectivity_from_extremes(lowest, highest)
+        by_class = localist_selectivity_from_extremes(lowest, highest)
         gaps[resample] = metrics.best_over_classes(by_class)
         # The class of the highest response has the second as its bound, all others the highest.
         top, bound = _two_highest(highest)

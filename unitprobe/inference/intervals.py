@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unitprobe.inference.estimates import bootstrap_interval
 from unitprobe.inference.extremes import redraw_extremes
-from unitprobe.inference.nulls import ClassMeasure, class_measures_bootstrap
+from unitprobe.inference.nulls import class_measures_bootstrap
+from unitprobe.metrics.registry import Measure, get_measure
 from unitprobe.typing import FloatArray, IntArray
 
-# The defaults of `precision_at_k` and `recall_at_precision`.
-_K = 60
-_PRECISION = 0.95
 # An interval for a share holds by itself where so many succeed and so many fail.
 _FEW = 10
-
-_EXTREME = ("localist_selectivity", "top_class_selectivity")
-# Shares of the stimuli of a class, or of the highest k, that succeed.
-_SHARES = (
-    "average_precision",
-    "max_f1",
-    "max_informedness",
-    "precision_at_k",
-    "recall_at_precision",
-    "roc_auc",
-    "top_class_selectivity",
-)
-_RANGES: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("class_selectivity", "ccmas", "eta_squared", *_SHARES[:-1]), (0.0, 1.0)),
-    "class_correlation": (-1.0, 1.0),
-    "anova_f": (0.0, np.inf),
-}
-_NO_BOUNDS = (-np.inf, np.inf)
 
 
 def class_measures_redrawn(
     responses: ArrayLike,
     labels: ArrayLike,
     *,
-    names: Sequence[ClassMeasure],
+    names: Sequence[str],
     resamples: int,
     seed: int,
 ) -> dict[str, FloatArray]:
@@ -71,7 +51,7 @@ def class_measures_redrawn(
     {'max_f1': array([[1.        , 1.        , 0.66666667, 0.66666667]])}
     """
     drawn: dict[str, FloatArray] = {}
-    bootstrapped = [name for name in names if name not in _EXTREME]
+    bootstrapped = [name for name in names if not get_measure(name, "class").redraw_tails]
     if bootstrapped:
         drawn |= class_measures_bootstrap(
             responses, labels, names=bootstrapped, resamples=resamples, seed=seed
@@ -82,7 +62,7 @@ def class_measures_redrawn(
 
 
 def class_measure_interval(
-    name: ClassMeasure,
+    name: str,
     observed: ArrayLike,
     redrawn: ArrayLike,
     null: ArrayLike,
@@ -96,7 +76,7 @@ def class_measure_interval(
     Parameters
     ----------
     name : str
-        The measure, of `ClassMeasure`.
+        The measure, of kind "class" in `unitprobe.metrics.registry`.
     observed : array
         (unit,), the measure on the stimuli as they are. NaN where it has no value.
     redrawn : array
@@ -190,40 +170,35 @@ def class_measure_interval(
     >>> low.round(3), high
     (array([0.886]), array([1.]))
     """
+    measure = get_measure(name, "class")
     values = np.asarray(observed, dtype=np.float64)
     sizes = np.asarray(counts, dtype=np.int64)
     shuffled = np.asarray(null, dtype=np.float64)
-    no_effect = _without_effect(name, sizes, shuffled)
+    no_effect = _without_effect(measure, sizes, shuffled)
     low, high = bootstrap_interval(values, redrawn, null=shuffled, no_effect=no_effect)
-    if name in _SHARES:
+    if measure.share_of is not None:
         members = sizes[sizes > 0].min() if best is None else _members(np.asarray(best), sizes)
-        trials = np.minimum(members, _K) if name == "precision_at_k" else members
-        whole = {"precision_at_k": trials / _K, "top_class_selectivity": trials}.get(name, 1.0)
+        trials, whole = measure.share_of(members)
         share = values / whole
         few = trials * (1 - share) < _FEW
         low = np.where(few, np.minimum(low, whole * _wilson_low(share, trials)), low)
-    if bounded or name not in ("class_selectivity", "ccmas"):
-        bounds = (0.0, sizes.max()) if name == "top_class_selectivity" else _RANGES.get(name)
-        low, high = np.clip(low, *(bounds or _NO_BOUNDS)), np.clip(high, *(bounds or _NO_BOUNDS))
-    if name == "localist_selectivity":
+    if bounded or not measure.assumes_non_negative:
+        smallest, largest = measure.range
+        if measure.largest is not None:
+            largest = measure.largest(sizes)
+        low, high = np.clip(low, smallest, largest), np.clip(high, smallest, largest)
+    if measure.needs == "extremes":
         tied = values == 0
         low, high = np.where(tied, np.nan, low), np.where(tied, np.nan, high)
     return low, high
 
 
-def _without_effect(name: str, counts: IntArray, null: FloatArray) -> float | FloatArray:
+def _without_effect(measure: Measure, counts: IntArray, null: FloatArray) -> float | FloatArray:
     """Return the measure of a unit to which classes are all the same."""
-    largest = float(counts.max() / counts.sum())
-    if name in _EXTREME:
+    if measure.no_effect is None:
         mean: FloatArray = null.mean(axis=0)
         return mean
-    if name in ("average_precision", "precision_at_k"):
-        return largest
-    if name == "max_f1":
-        return 2 * largest / (1 + largest)
-    if name == "recall_at_precision":
-        return float(largest >= _PRECISION)
-    return {"roc_auc": 0.5, "anova_f": 1.0}.get(name, 0.0)
+    return measure.no_effect(counts) if callable(measure.no_effect) else measure.no_effect
 
 
 def _members(best: IntArray, counts: IntArray) -> IntArray:

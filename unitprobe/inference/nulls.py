@@ -1,14 +1,14 @@
 """Null and bootstrap of every measure by class, all of them from the same resamples.
 
-What a measure needs of the responses is made once: they themselves, their squares, their ranks or
-their bins. Measures that are functions of class means, class variances or mean ranks then cost
-a sum for each resample; the others are computed anew.
+The record of a measure says what it can be computed from (`unitprobe.metrics.registry`). What does
+not depend on the resample is prepared once: squares, ranks or bins. Measures that are functions of
+class means, class variances or mean ranks then cost one sum over the responses for each resample.
+All others are computed anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,50 +27,17 @@ from unitprobe.inference.resampling import (
     redraw,
     shuffle,
 )
-from unitprobe.inference.selectivity_of_means import selectivity_of_means
+from unitprobe.metrics._ranks import rank_responses, ranking_measures
+from unitprobe.metrics.information import bin_responses
+from unitprobe.metrics.registry import Measure, get_measure
 from unitprobe.typing import FloatArray, IntArray
-
-#: Every measure by class: the function of this name in `unitprobe.metrics`, with its defaults.
-ClassMeasure = Literal[
-    "anova_f",
-    "average_precision",
-    "ccmas",
-    "class_correlation",
-    "class_selectivity",
-    "d_prime",
-    "eta_squared",
-    "localist_selectivity",
-    "max_f1",
-    "max_informedness",
-    "mutual_information",
-    "precision_at_k",
-    "recall_at_precision",
-    "roc_auc",
-    "top_class_selectivity",
-]
-
-#: Measures that are functions of class means, and of counts, means and variances.
-OF_MEANS: dict[str, Callable[[FloatArray, IntArray], FloatArray]] = {
-    "class_selectivity": lambda means, counts: selectivity_of_means(means, counts, "class"),
-    "ccmas": lambda means, counts: selectivity_of_means(means, counts, "stimulus"),
-}
-OF_MOMENTS: dict[str, Callable[[IntArray, FloatArray, FloatArray], FloatArray]] = {
-    "anova_f": lambda *moments: _anova_f(*moments),
-    "class_correlation": lambda *moments: metrics.best_over_classes(
-        metrics.class_correlation_from_moments(*moments)
-    ),
-    "d_prime": lambda *moments: _d_prime(*moments),
-    "eta_squared": metrics.eta_squared_from_moments,
-}
-# A share of the variance that sums in single precision cannot tell from 0.
-_NEGLIGIBLE_SHARE = 1e-6
 
 
 def class_measures_null(
     responses: ArrayLike,
     labels: ArrayLike,
     *,
-    names: Sequence[ClassMeasure],
+    names: Sequence[str],
     resamples: int,
     seed: int,
 ) -> dict[str, FloatArray]:
@@ -83,7 +50,7 @@ def class_measures_null(
     labels : array
         (stimulus,), the class of each stimulus, integers 0..C-1, of at least two classes.
     names : sequence of str
-        The measures, of `ClassMeasure`.
+        The measures, of kind "class" in `unitprobe.metrics.registry`.
     resamples : int
         How many times the labels are shuffled, at least 1.
     seed : int
@@ -134,49 +101,56 @@ def class_measures_null(
     {'roc_auc': 0.55, 'd_prime': 0.17}
     """
     values, classes, counts = _check(responses, labels, names, resamples)
-    results = _empty(names, resamples, values.shape[1])
+    wanted = {name: get_measure(name, "class") for name in names}
 
     def layouts() -> Iterator[IntArray]:
         return draw_layouts(shuffle, classes, counts, resamples, seed)
 
-    # The shuffles are about the mean of all stimuli, and so are the squares.
-    centre = np.broadcast_to(values.mean(axis=0), (counts.size, values.shape[1]))
-    _fill_from_means(results, values, classes, counts, layouts(), centre)
-    if "roc_auc" in results:
-        ranks = metrics.rank_responses(values).mid_ranks
-
-        def fill(rows: slice, units: slice, mean_ranks: list[FloatArray]) -> None:
-            by_class = metrics.roc_auc_from_mean_ranks(mean_ranks[0], counts)
-            results["roc_auc"][rows, units] = metrics.best_over_classes(by_class)
-
-        _for_resampled_means(fill, [ranks], counts, layouts())
-    ranking = _fill_from_order(results, values, counts, layouts(), without={"roc_auc"})
-    extremes = "localist_selectivity" in results
-    if ranking or extremes or "mutual_information" in results:
-        ranked = metrics.rank_responses(values) if ranking else None
-        binned = metrics.bin_responses(values) if "mutual_information" in results else None
-        for row, layout in enumerate(layouts()):
+    def labellings() -> Iterator[IntArray]:
+        for layout in layouts():
             shuffled = np.empty_like(classes)
             shuffled[layout] = np.repeat(np.arange(counts.size), counts)
-            if extremes:
-                results["localist_selectivity"][row] = metrics.localist_selectivity(
-                    values, shuffled
-                )
+            yield shuffled
+
+    # The permutations are about the mean of all stimuli, and so are the squares.
+    centre = np.broadcast_to(values.mean(axis=0), (counts.size, values.shape[1]))
+    results = _from_sums(wanted, values, classes, counts, layouts(), centre, resamples)
+    of_mean_ranks = {n: m.of_mean_ranks for n, m in wanted.items() if m.of_mean_ranks is not None}
+    if of_mean_ranks:
+        results |= _empty(of_mean_ranks, resamples, values.shape[1])
+        ranks = rank_responses(values).mid_ranks
+
+        def fill(rows: slice, units: slice, mean_ranks: list[FloatArray]) -> None:
+            for name, of in of_mean_ranks.items():
+                by_class = of(mean_ranks[0], counts)
+                results[name][rows, units] = metrics.best_over_classes(by_class)
+
+        _for_resampled_means(fill, [ranks], counts, layouts())
+    left = {name: measure for name, measure in wanted.items() if name not in results}
+    results |= _walked(left, values, counts, layouts())
+    left = {name: measure for name, measure in left.items() if name not in results}
+    if left:
+        results |= _empty(left, resamples, values.shape[1])
+        ranked = rank_responses(values) if _of_needs(left, "ranks") else None
+        binned = bin_responses(values) if _of_needs(left, "bins") else None
+        for row, shuffled in enumerate(labellings()):
             if ranked is not None:
-                for name, by_class in metrics.ranking_measures(ranked, shuffled, ranking).items():
+                formulas = _of_needs(left, "ranks")
+                for name, by_class in ranking_measures(ranked, shuffled, formulas).items():
                     results[name][row] = metrics.best_over_classes(by_class)
-            if binned is not None:
-                results["mutual_information"][row] = metrics.mutual_information_from_bins(
-                    binned, shuffled
-                )
-    return results
+            for name, measure in left.items():
+                if measure.needs == "bins" and measure.of is not None:
+                    results[name][row] = measure.of(binned, shuffled)
+                elif measure.needs != "ranks":
+                    results[name][row] = measure.function(values, shuffled)
+    return {name: results[name] for name in names}
 
 
 def class_measures_bootstrap(
     responses: ArrayLike,
     labels: ArrayLike,
     *,
-    names: Sequence[ClassMeasure],
+    names: Sequence[str],
     resamples: int,
     seed: int,
 ) -> dict[str, FloatArray]:
@@ -208,7 +182,8 @@ def class_measures_bootstrap(
     In the world of the bootstrap the stimuli at hand are the truth, and the information in them is
     that without correction. So mutual_information is lowered by the correction of the stimuli at
     hand, which puts the resampled values about the observed one; what is returned may be below 0.
-    anova_f is lowered likewise, by `excess_of_redrawn_f`. Extremes are not moved by redrawing the
+    anova_f is lowered likewise, by
+    `unitprobe.metrics.registry.excess_of_redrawn_f`. Extremes are not moved by redrawing the
     same stimuli: for intervals of localist_selectivity and top_class_selectivity take
     `redraw_extremes`, as `class_measures_redrawn` does.
 
@@ -236,49 +211,49 @@ def class_measures_bootstrap(
            [1. , 1. , 0.5, 0.5]])}
     """
     values, classes, counts = _check(responses, labels, names, resamples)
-    results = _empty(names, resamples, values.shape[1])
+    wanted = {name: get_measure(name, "class") for name in names}
 
     def layouts() -> Iterator[IntArray]:
         return draw_layouts(redraw, classes, counts, resamples, seed)
 
     # A class that hardly varies has squares about its own mean that are not lost to rounding.
     centre = metrics.class_means(values, classes, counts.size)
-    _fill_from_means(results, values, classes, counts, layouts(), centre)
-    if "anova_f" in results:
-        results["anova_f"] -= excess_of_redrawn_f(metrics.anova_f(values, classes), counts)
-    ranking = _fill_from_order(results, values, counts, layouts())
-    extremes = "localist_selectivity" in results
-    if "mutual_information" in results:
-        bits = [metrics.mutual_information(values, classes, corrected=c) for c in (False, True)]
-        correction = bits[0] - bits[1]
-    if ranking or extremes or "mutual_information" in results:
+    results = _from_sums(wanted, values, classes, counts, layouts(), centre, resamples)
+    left = {name: measure for name, measure in wanted.items() if name not in results}
+    results |= _walked(left, values, counts, layouts())
+    left = {name: measure for name, measure in left.items() if name not in results}
+    if left:
+        results |= _empty(left, resamples, values.shape[1])
+        formulas = _of_needs(left, "ranks")
         redrawn_labels = np.repeat(np.arange(counts.size), counts)
         for row, layout in enumerate(layouts()):
             redrawn = values[layout]
-            if extremes:
-                results["localist_selectivity"][row] = metrics.localist_selectivity(
-                    redrawn, redrawn_labels
-                )
-            if ranking:
-                ranked = metrics.rank_responses(redrawn)
-                measured = metrics.ranking_measures(ranked, redrawn_labels, ranking)
-                for name, by_class in measured.items():
+            if formulas:
+                ranked = rank_responses(redrawn)
+                for name, by_class in ranking_measures(ranked, redrawn_labels, formulas).items():
                     results[name][row] = metrics.best_over_classes(by_class)
-            if "mutual_information" in results:
-                redrawn_bits = metrics.mutual_information(redrawn, redrawn_labels)
-                results["mutual_information"][row] = redrawn_bits - correction
-    return results
+            for name, measure in left.items():
+                if name not in formulas:
+                    results[name][row] = measure.function(redrawn, redrawn_labels)
+    for name, measure in wanted.items():
+        if measure.redrawn_excess is not None:
+            observed = measure.function(values, classes)
+            results[name] -= measure.redrawn_excess(observed, counts)
+        if measure.uncorrected is not None:
+            correction = measure.uncorrected(values, classes) - measure.function(values, classes)
+            results[name] -= correction
+    return {name: results[name] for name in names}
 
 
 def _check(
     responses: ArrayLike, labels: ArrayLike, names: Sequence[str], resamples: int
 ) -> tuple[FloatArray, IntArray, IntArray]:
-    for name in names:
-        if name not in get_args(ClassMeasure):
-            known = ", ".join(get_args(ClassMeasure))
-            raise OptionError(f"measure {name!r} is not known; choose of {known}")
+    fewest = {name: get_measure(name, "class").fewest_stimuli for name in names}
     values, classes, counts = as_labelled_counts(responses, labels)
     check_resamples(resamples)
+    for name, stimuli in fewest.items():
+        if len(classes) < stimuli:
+            raise OptionError(f"{name} needs at least {stimuli} stimuli, got {len(classes)}")
     if np.count_nonzero(counts) < 2:
         raise LabelError(
             f"{', '.join(names)}: stimuli of at least two classes are needed, the labels hold one"
@@ -286,93 +261,96 @@ def _check(
     return values, classes, counts
 
 
-def _empty(names: Sequence[str], resamples: int, units: int) -> dict[str, FloatArray]:
+def _empty(names: Mapping[str, object], resamples: int, units: int) -> dict[str, FloatArray]:
     return {name: np.empty((resamples, units)) for name in names}
 
 
-def excess_of_redrawn_f(f: FloatArray, counts: IntArray) -> FloatArray:
-    """Return how much higher `anova_f` of redrawn stimuli is than the value it stands for.
-
-    Parameters
-    ----------
-    f : array
-        (unit,), F of the stimuli at hand.
-    counts : array
-        (class_name,), the number of stimuli of each class.
-
-    Returns
-    -------
-    array
-        (unit,), 0 where F is infinite.
-
-    Notes
-    -----
-    To redraw adds to the differences of the class means at hand the noise that is in them already,
-    which is worth 1, and makes the variance within classes smaller by C/N. So redrawn values lie
-    around 1 + F N/(N - C), which less this is F.
-    """
-    classes, stimuli = np.count_nonzero(counts), counts.sum()
-    excess = 1 + np.where(np.isfinite(f), f, 0.0) * classes / np.maximum(stimuli - classes, 1)
-    return np.where(np.isinf(f), 0.0, excess)
+def _of_needs(wanted: Mapping[str, Measure], needs: str) -> dict[str, Callable[..., FloatArray]]:
+    """Return how each measure with these needs is computed from them."""
+    return {
+        name: measure.of
+        for name, measure in wanted.items()
+        if measure.needs == needs and measure.of is not None
+    }
 
 
-def _fill_from_order(
-    results: dict[str, FloatArray],
+def _walked(
+    wanted: Mapping[str, Measure],
     values: FloatArray,
     counts: IntArray,
     layouts: Iterator[IntArray],
-    without: Collection[str] = (),
-) -> list[metrics.RankingMeasure]:
-    """Fill in the measures of ranking by compiled loops, and return those that it left."""
-    known = get_args(metrics.RankingMeasure)
-    ranking = [name for name in known if name in results and name in WALKED and name not in without]
-    walked = walk_resamples(values, counts, layouts, ranking) if ranking else {}
-    if walked is None:
-        return ranking
-    results |= walked
-    return []
+) -> dict[str, FloatArray]:
+    """Return the measures of ranking (resample, unit) that compiled loops compute, if any do."""
+    names = [name for name in WALKED if name in _of_needs(wanted, "ranks")]
+    return (walk_resamples(values, counts, layouts, names) or {}) if names else {}
 
 
-def _fill_from_means(
-    results: dict[str, FloatArray],
+def _from_sums(
+    wanted: Mapping[str, Measure],
     values: FloatArray,
     classes: IntArray,
     counts: IntArray,
     layouts: Iterator[IntArray],
     centre: FloatArray,
-) -> None:
-    """Fill in the measures of class means and of moments; `centre` is (class_name, unit)."""
-    of_means = [name for name in OF_MEANS if name in results]
-    of_moments = [name for name in OF_MOMENTS if name in results]
+    resamples: int,
+) -> dict[str, FloatArray]:
+    """Return the measures of class means and moments (resample, unit).
+
+    `centre` (class_name, unit) is what squares are taken about.
+    """
+    of_means, of_moments = _of_needs(wanted, "means"), _of_needs(wanted, "moments")
     needed = [values] if of_means else []
     if of_moments:
         deviations = values - centre[classes]
         needed += [deviations, deviations**2]
+    results = _empty(of_means | of_moments, resamples, values.shape[1])
     if not needed:
-        return
+        return results
 
     def fill(rows: slice, units: slice, means: list[FloatArray]) -> None:
         for name in of_means:
-            results[name][rows, units] = OF_MEANS[name](means[0], counts)
+            results[name][rows, units] = measure_of_sums(wanted[name], counts, means[0])
         if of_moments:
             shifts, squares = means[-2:]
             variances = np.maximum(squares - shifts**2, 0.0)
             for name in of_moments:
                 moments = (counts, shifts + centre[:, units], variances)
-                results[name][rows, units] = OF_MOMENTS[name](*moments)
+                results[name][rows, units] = measure_of_sums(wanted[name], *moments)
 
     _for_resampled_means(fill, needed, counts, layouts)
+    return results
 
 
-def _d_prime(counts: IntArray, means: FloatArray, variances: FloatArray) -> FloatArray:
-    d = metrics.best_over_classes(metrics.d_prime_from_moments(counts, means, variances))
-    return np.where(d > _NEGLIGIBLE_SHARE**-0.5, np.inf, d)
+def measure_of_sums(
+    measure: Measure, counts: IntArray, means: FloatArray, variances: FloatArray | None = None
+) -> FloatArray:
+    """Return a measure from class means, and variances, that were summed in single precision.
 
+    Parameters
+    ----------
+    measure : Measure
+        Of what needs "means" or "moments".
+    counts : array
+        (class_name,), the number of stimuli of each class.
+    means, variances : array
+        (resample, class_name, unit).
 
-def _anova_f(counts: IntArray, means: FloatArray, variances: FloatArray) -> FloatArray:
-    f = metrics.anova_f_from_moments(counts, means, variances)
-    explained = metrics.eta_squared_from_moments(counts, means, variances)
-    return np.where(explained > 1 - _NEGLIGIBLE_SHARE, np.inf, f)
+    Returns
+    -------
+    array
+        (resample, unit). Infinite where the sums cannot tell the value from infinity.
+    """
+    assert measure.of is not None
+    values: FloatArray = (
+        measure.of(means, counts)
+        if measure.needs == "means"
+        else measure.of(counts, means, variances)
+    )
+    if measure.has_classes:
+        values = metrics.best_over_classes(values)
+    if measure.largest_resolved is not None:
+        values = np.where(values > measure.largest_resolved(counts), np.inf, values)
+    return values
 
 
 def _for_resampled_means(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unitprobe.compiled import compile_loop, run_in_threads
+from unitprobe.metrics.ranking import PRECISION, K
 from unitprobe.typing import FloatArray, IntArray
 
 #: The measures of the walk, in the order of its results.
@@ -30,9 +31,6 @@ WALKED = (
 # Two bytes each for class and times: what a resample needs then stays in the cache.
 _BLOCK_BYTES = 16 * 2**20
 _UNITS = 16
-# The defaults of `precision_at_k` and `recall_at_precision`.
-_K = 60
-_PRECISION = 0.95
 
 Shorts = NDArray[np.uint16]
 
@@ -58,7 +56,7 @@ def walk_resamples(
     Returns
     -------
     dict of str to array, or None
-        (resample, unit) for each name, equal to those of `unitprobe.metrics.ranking_measures` but
+        (resample, unit) for each name, equal to those of `unitprobe.metrics.ranking` but
         for the order of sums, 1e-12. None without compiled loops, or where a number of stimuli does
         not fit in 16 bits.
     """
@@ -84,7 +82,7 @@ def walk_resamples(
             units = slice(start, start + _UNITS)
             scratch = np.empty((2, counts.size), dtype=np.int64), np.empty((5, counts.size))
             stimuli = order[units], ends[units], classes, times, counts
-            loop(*stimuli, _K, _PRECISION, *scratch, block[:, :, units])
+            loop(*stimuli, K, PRECISION, *scratch, block[:, :, units])
 
         run_in_threads(fill, starts)
         blocks.append(block[[WALKED.index(name) for name in names]])

@@ -1,53 +1,52 @@
-"""Unit statistics as pure functions: arrays in, arrays out.
+"""Measures of units and layers as pure functions: arrays in, arrays out.
 
-Responses are (stimulus, unit), labels (stimulus,) integers. Arrays may be of NumPy or of PyTorch
-and the result is of the same library; a PyTorch result differentiates where the measure does.
+Arrays may be of NumPy or of PyTorch, and the result is of the same library. A PyTorch result
+differentiates where the measure does. `unitprobe.metrics.registry` holds a record of every measure
+that `unitprobe.analyze` knows.
+
+The functions share these parameters:
+
+responses : array
+    (stimulus, unit), real and finite.
+labels : array
+    (stimulus,), the class of each stimulus, integers 0..C-1. The value of the best class needs at
+    least two classes. A class without stimuli is left out.
+class_count : int, optional
+    The number of classes C. By default the highest label and one.
+reduce : {"best", None}
+    "best" gives the largest value over classes, (unit,); None gives those of all classes,
+    (class_name, unit), with NaN in the row of a class without stimuli, or with all of them. The
+    largest of several noisy values is biased upwards, so it needs its permutation null:
+    `unitprobe.inference`.
+
+They raise a ResponseError if the responses are not a (stimulus, unit) matrix of finite numbers, a
+LabelError if the labels are not integers 0..C-1, one for each stimulus, or hold fewer than two
+classes where two are needed, and an OptionError for an unknown `reduce`.
 """
 
 from unitprobe.metrics.canonical_correlation import canonical_correlations, pwcca, svcca
-from unitprobe.metrics.classes import best_class, best_over_classes
+from unitprobe.metrics.classes import Reduction, best_class, best_over_classes
 from unitprobe.metrics.dimensionality import (
     components_90,
     components_95,
     components_for,
-    components_from_spectrum,
     covariance_spectrum,
     effective_rank,
-    effective_rank_from_spectrum,
     participation_ratio,
-    participation_ratio_from_spectrum,
 )
-from unitprobe.metrics.information import (
-    bin_responses,
-    mutual_information,
-    mutual_information_from_bins,
-)
+from unitprobe.metrics.information import mutual_information
 from unitprobe.metrics.intrinsic_dimension import mle_dimension, twonn_dimension
-from unitprobe.metrics.localist import (
-    class_extremes,
-    localist_selectivity,
-    localist_selectivity_by_class,
-    localist_selectivity_from_extremes,
-)
+from unitprobe.metrics.localist import class_extremes, localist_selectivity
 from unitprobe.metrics.manifolds import ManifoldGeometry, manifold_geometry
-from unitprobe.metrics.precision_recall import (
+from unitprobe.metrics.ranking import (
     average_precision,
-    average_precision_by_class,
     max_f1,
-    max_f1_by_class,
-    recall_at_precision,
-    recall_at_precision_by_class,
-)
-from unitprobe.metrics.ranking import RankingMeasure, ranking_measures
-from unitprobe.metrics.ranks import RankedResponses, rank_responses
-from unitprobe.metrics.roc import (
     max_informedness,
-    max_informedness_by_class,
     max_informedness_threshold,
-    max_informedness_threshold_by_class,
+    precision_at_k,
+    recall_at_precision,
     roc_auc,
-    roc_auc_by_class,
-    roc_auc_from_mean_ranks,
+    top_class_selectivity,
 )
 from unitprobe.metrics.selectivity import (
     Weighting,
@@ -56,14 +55,7 @@ from unitprobe.metrics.selectivity import (
     preferred_class,
     selectivity_index,
 )
-from unitprobe.metrics.separation import (
-    class_correlation,
-    class_correlation_by_class,
-    class_correlation_from_moments,
-    d_prime,
-    d_prime_by_class,
-    d_prime_from_moments,
-)
+from unitprobe.metrics.separation import anova_f, class_correlation, d_prime, eta_squared
 from unitprobe.metrics.sign import SignPolicy, apply_sign_policy, count_negative
 from unitprobe.metrics.similarity import (
     StimulusDistance,
@@ -83,12 +75,6 @@ from unitprobe.metrics.sparsity import (
     lifetime_sparseness,
     population_sparseness,
 )
-from unitprobe.metrics.top_ranked import (
-    precision_at_k,
-    precision_at_k_by_class,
-    top_class_selectivity,
-    top_class_selectivity_by_class,
-)
 from unitprobe.metrics.tuning import (
     class_counts,
     class_fraction_active,
@@ -97,35 +83,23 @@ from unitprobe.metrics.tuning import (
     class_variances,
     top_stimuli,
 )
-from unitprobe.metrics.variance import (
-    anova_f,
-    anova_f_from_moments,
-    eta_squared,
-    eta_squared_from_moments,
-)
 
 __all__ = [
     "ManifoldGeometry",
-    "RankedResponses",
-    "RankingMeasure",
+    "Reduction",
     "SignPolicy",
     "StimulusDistance",
     "Weighting",
     "activity_ratio",
     "anova_f",
-    "anova_f_from_moments",
     "apply_sign_policy",
     "average_percentage_of_zeros",
     "average_precision",
-    "average_precision_by_class",
     "best_class",
     "best_over_classes",
-    "bin_responses",
     "canonical_correlations",
     "ccmas",
     "class_correlation",
-    "class_correlation_by_class",
-    "class_correlation_from_moments",
     "class_counts",
     "class_extremes",
     "class_fraction_active",
@@ -136,17 +110,12 @@ __all__ = [
     "components_90",
     "components_95",
     "components_for",
-    "components_from_spectrum",
     "count_negative",
     "covariance_spectrum",
     "d_prime",
-    "d_prime_by_class",
-    "d_prime_from_moments",
     "dead",
     "effective_rank",
-    "effective_rank_from_spectrum",
     "eta_squared",
-    "eta_squared_from_moments",
     "fraction_active",
     "gini",
     "half_max_share",
@@ -155,38 +124,24 @@ __all__ = [
     "lifetime_sparseness",
     "linear_cka",
     "localist_selectivity",
-    "localist_selectivity_by_class",
-    "localist_selectivity_from_extremes",
     "manifold_geometry",
     "max_f1",
-    "max_f1_by_class",
     "max_informedness",
-    "max_informedness_by_class",
     "max_informedness_threshold",
-    "max_informedness_threshold_by_class",
     "mle_dimension",
     "mutual_information",
-    "mutual_information_from_bins",
     "participation_ratio",
-    "participation_ratio_from_spectrum",
     "population_sparseness",
     "precision_at_k",
-    "precision_at_k_by_class",
     "preferred_class",
     "procrustes_similarity",
     "pwcca",
-    "rank_responses",
-    "ranking_measures",
     "recall_at_precision",
-    "recall_at_precision_by_class",
     "representational_similarity",
     "roc_auc",
-    "roc_auc_by_class",
-    "roc_auc_from_mean_ranks",
     "selectivity_index",
     "svcca",
     "top_class_selectivity",
-    "top_class_selectivity_by_class",
     "top_stimuli",
     "twonn_dimension",
 ]

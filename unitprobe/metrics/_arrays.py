@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +13,9 @@ from array_api_compat import array_namespace
 
 from unitprobe.errors import LabelError, ResponseError
 from unitprobe.typing import Array
+
+#: How many responses are sorted at a time: what one block needs then stays near 100 MiB.
+BLOCK_SIZE = 2**20
 
 
 def as_array(values: Array) -> Array:
@@ -146,3 +150,19 @@ def replace(values: Array, chosen: Array, number: float) -> Array:
     if array_api_compat.is_torch_array(values):
         return values.masked_fill(chosen, number)
     return array_namespace(values).where(chosen, number, values)
+
+
+def unit_rows(responses: Array) -> Iterator[Array]:
+    """Yield (unit, stimulus) responses of a few units at a time, each a row of memory to sort."""
+    xp = array_namespace(responses)
+    stimuli, count = responses.shape
+    for units in unit_blocks(count, stimuli):
+        flat = xp.reshape(responses[:, units].T, (-1,))
+        yield xp.reshape(flat, (-1, stimuli))
+
+
+def unit_blocks(units: int, stimuli: int) -> Iterator[slice]:
+    """Yield slices of the units, each of at most `BLOCK_SIZE` responses, or of one unit."""
+    step = max(1, BLOCK_SIZE // stimuli)
+    for start in range(0, units, step):
+        yield slice(start, start + step)

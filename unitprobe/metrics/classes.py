@@ -1,12 +1,17 @@
-"""What every measure by class needs: two classes at least, and the best of them."""
+"""What the measures by class share: at least two classes, and the best of them."""
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from array_api_compat import array_namespace, device
 
-from unitprobe.errors import LabelError
+from unitprobe.errors import LabelError, OptionError
 from unitprobe.metrics._arrays import as_array, as_labels, as_responses, widen
 from unitprobe.typing import Array
+
+#: How the values of all classes become one: the largest. None keeps them all.
+Reduction: TypeAlias = Literal["best"]
 
 
 def as_labelled(
@@ -29,7 +34,7 @@ def as_labelled(
 
 
 def require_two_classes(labels: Array, measure: str) -> None:
-    """Refuse labels that hold one class alone, beside which nothing can be measured.
+    """Refuse labels that hold only one class.
 
     Raises
     ------
@@ -45,14 +50,35 @@ def require_two_classes(labels: Array, measure: str) -> None:
         )
 
 
+def check_reduction(reduce: Reduction | None, labels: Array, measure: str) -> None:
+    """Refuse an unknown `reduce`, and labels of one class where the best class is wanted.
+
+    Raises
+    ------
+    OptionError
+        `reduce` is neither "best" nor None.
+    LabelError
+        Every label is the same, or the labels are not integers 0..C-1.
+    """
+    if reduce not in ("best", None):
+        raise OptionError(f"reduce={reduce!r} is unknown; choose 'best' or None")
+    if reduce == "best":
+        require_two_classes(labels, measure)
+
+
+def reduce_classes(by_class: Array, reduce: Reduction | None) -> Array:
+    """Return the value of the best class, (..., unit), or for None those of all classes."""
+    return by_class if reduce is None else best_over_classes(by_class)
+
+
 def best_over_classes(by_class: Array) -> Array:
     """Largest of the values that a measure gives the classes.
 
     Parameters
     ----------
     by_class : array
-        (..., class_name, unit), such as `unitprobe.metrics.d_prime_by_class` gives; NaN where a
-        class has no value.
+        (..., class_name, unit), such as ``d_prime(..., reduce=None)`` gives; NaN where a class
+        has no value.
 
     Returns
     -------
@@ -78,8 +104,8 @@ def best_class(by_class: Array) -> Array:
     Parameters
     ----------
     by_class : array
-        (..., class_name, unit), such as `unitprobe.metrics.d_prime_by_class` gives; NaN where a
-        class has no value.
+        (..., class_name, unit), such as ``d_prime(..., reduce=None)`` gives; NaN where a class
+        has no value.
 
     Returns
     -------

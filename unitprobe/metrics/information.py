@@ -7,9 +7,9 @@ import math
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import as_array, as_labels, as_responses
+from unitprobe.metrics._arrays import as_array, as_labels, as_responses, unit_blocks
+from unitprobe.metrics._ranks import RankedResponses, ranked_blocks
 from unitprobe.metrics.classes import require_two_classes
-from unitprobe.metrics.ranks import RankedResponses, ranked_blocks, unit_blocks
 from unitprobe.typing import Array
 
 

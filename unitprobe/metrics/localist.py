@@ -1,4 +1,10 @@
-"""Localist selectivity: whether the responses to one class lie apart from all others."""
+"""Localist selectivity: whether the responses to one class lie apart from all others.
+
+Bowers, Vankov, Damian & Davis, "Neural networks learn highly selective representations in order to
+overcome the superposition catastrophe" (Psychological Review 2014); Gale, Martin, Blything, Nguyen
+& Bowers (arXiv:2007.01062). The parameters that functions share are described in
+`unitprobe.metrics`.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +12,41 @@ from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
 from unitprobe.metrics._arrays import as_array, widen
-from unitprobe.metrics.classes import as_labelled, best_over_classes, require_two_classes
+from unitprobe.metrics.classes import Reduction, as_labelled, check_reduction, reduce_classes
 from unitprobe.typing import Array
 
 
-def localist_selectivity(responses: Array, labels: Array) -> Array:
-    """Gap between the responses to the best class and those to all other classes.
+def localist_selectivity(
+    responses: Array,
+    labels: Array,
+    *,
+    class_count: int | None = None,
+    reduce: Reduction | None = "best",
+) -> Array:
+    """Gap between the responses to the best class, or to every class, and those to all others.
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite; of any sign.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1, of at least two classes.
+    responses, labels, class_count, reduce
+        See `unitprobe.metrics`. Responses of any sign.
 
     Returns
     -------
     array
-        (unit,), in the unit of the responses, the largest over classes. Above 0 the unit is
-        localist: every response to the class lies above, or every one lies below, all others. It
-        is not relative to the size of the responses. 0 for a unit that responds alike to every
-        stimulus; never NaN.
+        (unit,), in the units of the responses. Above 0 the unit is localist: every response to the
+        class lies above, or every one lies below, all others. 0 for a unit that responds alike to
+        every stimulus; never NaN. With ``reduce=None`` (class_name, unit). Of two classes both have
+        the same value: where one is on, the other is off.
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus, or hold fewer than two classes.
+    ResponseError, LabelError, OptionError
+        See `unitprobe.metrics`.
 
     Notes
     -----
-    The larger of min_A x - max_notA x and min_notA x - max_A x: Bowers, Vankov, Damian & Davis,
-    "Neural networks learn highly selective representations in order to overcome the superposition
-    catastrophe" (Psychological Review 2014); Gale, Martin, Blything, Nguyen & Bowers
-    (arXiv:2007.01062). One stimulus decides it, so it falls with the number of stimuli.
+    The larger of min_A x - max_notA x and min_notA x - max_A x. One stimulus decides it, so it
+    falls with the number of stimuli.
 
     Examples
     --------
@@ -50,44 +56,12 @@ def localist_selectivity(responses: Array, labels: Array) -> Array:
     >>> responses = np.array([[0.0, 5.0, 1.0], [3.0, 4.0, 2.0], [1.0, 9.0, 3.0]])
     >>> localist_selectivity(responses, np.array([0, 1, 0]))
     array([ 2.,  1., -1.])
+    >>> localist_selectivity(responses, np.array([0, 1, 2]), reduce=None)[:, 0]
+    array([ 1.,  2., -1.])
     """
-    require_two_classes(labels, "localist_selectivity")
-    return best_over_classes(localist_selectivity_by_class(responses, labels))
-
-
-def localist_selectivity_by_class(
-    responses: Array, labels: Array, class_count: int | None = None
-) -> Array:
-    """Gap between the responses to each class and those to all other classes.
-
-    Parameters
-    ----------
-    responses, labels
-        As `localist_selectivity`.
-    class_count : int, optional
-        The number of classes C. Without it, the highest label and one.
-
-    Returns
-    -------
-    array
-        (class_name, unit), as `localist_selectivity`. NaN in the row of a class without stimuli, or
-        with all of them. Of two classes both have the same value: where one is on, the other is
-        off.
-
-    Raises
-    ------
-    ResponseError, LabelError
-        As `class_means`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> responses, labels = np.array([[0.0], [3.0], [1.0], [1.0]]), np.array([0, 1, 2, 2])
-    >>> localist_selectivity_by_class(responses, labels).T
-    array([[ 1.,  2., -1.]])
-    """
+    check_reduction(reduce, labels, "localist_selectivity")
     lowest, highest = class_extremes(responses, labels, class_count)
-    return localist_selectivity_from_extremes(lowest, highest)
+    return reduce_classes(localist_selectivity_from_extremes(lowest, highest), reduce)
 
 
 def class_extremes(
@@ -132,7 +106,7 @@ def class_extremes(
 
 
 def localist_selectivity_from_extremes(lowest: Array, highest: Array) -> Array:
-    """`localist_selectivity_by_class` from the extremes of the classes.
+    """Return `localist_selectivity` of every class from the extremes of the classes.
 
     Parameters
     ----------
@@ -143,7 +117,7 @@ def localist_selectivity_from_extremes(lowest: Array, highest: Array) -> Array:
     Returns
     -------
     array
-        (..., class_name, unit), as `localist_selectivity_by_class`.
+        (..., class_name, unit).
 
     Raises
     ------

@@ -1,8 +1,22 @@
 """Separation: how far the responses to one class stand from the others.
 
-Each measure is a function of the number of stimuli, the mean and the variance of every class, and
-so comes twice: from responses, and, ending in ``_from_moments``, from those. The moments are all
-that a label shuffle changes, and they can be gathered in one pass.
+Each measure is a function of the number of stimuli, the mean and the variance of every class. These
+moments are all that a permutation of the labels changes, and one pass over the stimuli gives them.
+
+- `d_prime`: (mu_A - mu_rest) / sqrt((var_A + var_rest) / 2). Green & Swets, "Signal detection
+  theory and psychophysics" (1966), with the two variances averaged.
+- `class_correlation`: Pearson's r of the response and the membership in class A, the point-biserial
+  correlation; or the probability of A, as in Zhou, Sun, Bau & Torralba, "Revisiting the importance
+  of individual units in CNNs via ablation" (arXiv:1806.02891).
+- `anova_f`, `eta_squared`: the ratio of the variance between classes to that within, and its share
+  of all. Fisher, "Statistical methods for research workers" (1925).
+
+The parameters that all functions share are described in `unitprobe.metrics`. The functions that end
+in ``_from_moments`` take the ``counts`` (class_name,) or (..., class_name) of stimuli, and the
+``means`` and population ``variances`` (..., class_name, unit), NaN for a class without stimuli.
+They return NaN for a unit whose standard deviation over all stimuli is below 4096 machine epsilons
+of its largest mean: it is constant but for rounding. They raise a ResponseError where the moments
+have fewer than two dimensions, or differ in shape.
 """
 
 from __future__ import annotations
@@ -12,47 +26,46 @@ from array_api_compat import array_namespace, device
 from unitprobe.errors import LabelError, OptionError
 from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision
 from unitprobe.metrics._moments import labelled_moments, pool_classes
-from unitprobe.metrics.classes import best_over_classes, require_two_classes
+from unitprobe.metrics.classes import (
+    Reduction,
+    check_reduction,
+    reduce_classes,
+    require_two_classes,
+)
 from unitprobe.typing import Array
 
 
-def d_prime(responses: Array, labels: Array) -> Array:
-    """Sensitivity index of each unit for its best class.
+def d_prime(
+    responses: Array,
+    labels: Array,
+    *,
+    class_count: int | None = None,
+    reduce: Reduction | None = "best",
+) -> Array:
+    """Sensitivity index of each unit for its best class, or for every class.
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite; of any sign.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1, of at least two classes.
+    responses, labels, class_count, reduce
+        See `unitprobe.metrics`. Responses of any sign.
 
     Returns
     -------
     array
-        (unit,), the largest, signed value over classes, in standard deviations. Infinite where
-        neither the best class nor the rest varies; NaN for a unit that responds alike to every
-        stimulus.
+        (unit,), signed, in standard deviations. Infinite where neither the class nor the rest
+        varies; NaN for a unit that responds alike to every stimulus. With ``reduce=None``
+        (class_name, unit), negative for a class below the rest.
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus, or hold fewer than two classes.
-
-    See Also
-    --------
-    d_prime_by_class : The value of each class.
+    ResponseError, LabelError, OptionError
+        See `unitprobe.metrics`.
 
     Notes
     -----
-    d' = (mu_A - mu_rest) / sqrt((var_A + var_rest) / 2), with the mean and the population variance
-    over the stimuli of class A and over all other *stimuli*: Green & Swets, "Signal detection
-    theory and psychophysics" (1966), with the two variances averaged. The largest of several noisy
-    values is biased upwards: it needs its null.
-
-    A variance that rounding cannot tell from 0, below 64 machine epsilons of that over all
-    stimuli, is 0; so no finite value exceeds about 2e7.
+    The rest are all other *stimuli*, not classes. The largest of several noisy values is biased
+    upwards: it needs its permutation null. A variance below 64 machine epsilons of that over all
+    stimuli is rounding, and counts as 0; so no finite value exceeds about 2e7.
 
     Examples
     --------
@@ -60,66 +73,150 @@ def d_prime(responses: Array, labels: Array) -> Array:
     >>> responses = np.array([[4.0, 7.0], [6.0, 7.0], [0.0, 7.0], [2.0, 7.0]])
     >>> d_prime(responses, np.array([0, 0, 1, 1]))
     array([ 4., nan])
+    >>> d_prime(responses, np.array([0, 0, 1, 1]), reduce=None)[:, 0]
+    array([ 4., -4.])
     """
-    require_two_classes(labels, "d_prime")
-    return best_over_classes(d_prime_by_class(responses, labels))
+    check_reduction(reduce, labels, "d_prime")
+    by_class = d_prime_from_moments(*labelled_moments(responses, labels, class_count))
+    return reduce_classes(by_class, reduce)
 
 
-def d_prime_by_class(responses: Array, labels: Array, class_count: int | None = None) -> Array:
-    """Sensitivity index of each unit for each class against the rest.
+def class_correlation(
+    responses: Array,
+    labels: Array | None = None,
+    *,
+    probabilities: Array | None = None,
+    class_count: int | None = None,
+    reduce: Reduction | None = "best",
+) -> Array:
+    """Correlation of each unit's response with its best class, or with every class.
 
     Parameters
     ----------
-    responses, labels
-        As `d_prime`.
-    class_count : int, optional
-        The number of classes C. Without it, the highest label and one.
+    responses, labels, class_count, reduce
+        See `unitprobe.metrics`. Responses of any sign. Either labels or `probabilities` must be
+        given, not both.
+    probabilities : array, optional
+        (stimulus, class_name), what the network gives each class, instead of membership.
 
     Returns
     -------
     array
-        (class_name, unit), as `d_prime` and negative for a class below the rest. NaN too in the
-        row of a class without stimuli, or with all of them.
-
-    Raises
-    ------
-    ResponseError, LabelError
-        As `class_means`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> d_prime_by_class(np.array([[4.0], [6.0], [0.0], [2.0]]), np.array([0, 0, 1, 1]))
-    array([[ 4.],
-           [-4.]])
-    """
-    return d_prime_from_moments(*labelled_moments(responses, labels, class_count))
-
-
-def d_prime_from_moments(counts: Array, means: Array, variances: Array) -> Array:
-    """`d_prime_by_class` from the moments of the classes.
-
-    Parameters
-    ----------
-    counts : array
-        (class_name,) or (..., class_name), the number of stimuli of each class.
-    means : array
-        (..., class_name, unit), with any dimensions before, such as resamples. NaN where the count
-        is 0. Values are trusted, not looked at.
-    variances : array
-        (..., class_name, unit), population variances.
-
-    Returns
-    -------
-    array
-        (..., class_name, unit), as `d_prime_by_class`. NaN where the standard deviation over all
-        stimuli is below 4096 machine epsilons of the largest mean: such a unit is constant but
-        for rounding.
+        (unit,), signed, -1 to 1. NaN for a unit that responds alike to every stimulus. With
+        ``reduce=None`` (class_name, unit), NaN too for a class of constant probability.
 
     Raises
     ------
     ResponseError
-        The moments have fewer than two dimensions, or differ in shape.
+        See `unitprobe.metrics`.
+    LabelError
+        See `unitprobe.metrics`; or the probabilities do not fit.
+    OptionError
+        Neither labels nor probabilities were given, or both, or `reduce` is unknown.
+
+    Notes
+    -----
+    Its size is bounded by how rare the class is, unless the response is binary.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses = np.array([[2.0, 7.0], [0.0, 7.0], [0.0, 7.0]])
+    >>> class_correlation(responses, np.array([0, 1, 2]))
+    array([ 1., nan])
+    >>> probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.5, 0.5]])
+    >>> class_correlation(np.array([[0.0], [1.0], [2.0]]), probabilities=probabilities, reduce=None)
+    array([[ 1.],
+           [-1.]])
+    """
+    if labels is not None:
+        check_reduction(reduce, labels, "class_correlation")
+    if (labels is None) == (probabilities is None):
+        raise OptionError("class_correlation needs either labels or probabilities")
+    if probabilities is None:
+        moments = labelled_moments(responses, labels, class_count)
+        return reduce_classes(class_correlation_from_moments(*moments), reduce)
+    by_class = _correlation(as_responses(responses), as_responses(probabilities, "probabilities"))
+    return reduce_classes(by_class, reduce)
+
+
+def anova_f(responses: Array, labels: Array) -> Array:
+    """F statistic of each unit in a one-way analysis of variance over classes.
+
+    Parameters
+    ----------
+    responses, labels
+        See `unitprobe.metrics`. Responses of any sign.
+
+    Returns
+    -------
+    array
+        (unit,), from 0; around 1 if classes do not matter, infinite if nothing varies within
+        classes. NaN for a unit that responds alike to every stimulus, and if no class has two
+        stimuli.
+
+    Raises
+    ------
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
+
+    Notes
+    -----
+    (SS_between / (C - 1)) / (SS_within / (N - C)), with C the classes that have stimuli, as
+    `scipy.stats.f_oneway`: Fisher, "Statistical methods for research workers" (1925). The F
+    distribution holds for Gaussian responses of equal variance, which those after a ReLU are not:
+    take the p-value from shuffled labels. A sum of squares within classes that rounding cannot
+    tell from 0, below 64 machine epsilons of the total, is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses = np.array([[4.0, 7.0], [6.0, 7.0], [0.0, 7.0], [2.0, 7.0]])
+    >>> anova_f(responses, np.array([0, 0, 1, 1]))
+    array([ 8., nan])
+    """
+    require_two_classes(labels, "anova_f")
+    return anova_f_from_moments(*labelled_moments(responses, labels))
+
+
+def eta_squared(responses: Array, labels: Array) -> Array:
+    """Share of the variance of each unit that lies between classes.
+
+    Parameters
+    ----------
+    responses, labels
+        See `unitprobe.metrics`. Responses of any sign.
+
+    Returns
+    -------
+    array
+        (unit,), 0 (the same mean response to every class) to 1 (the same response to all stimuli
+        of a class). NaN for a unit that responds alike to every stimulus.
+
+    Raises
+    ------
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
+
+    Notes
+    -----
+    SS_between / SS_total, the correlation ratio: Fisher, "Statistical methods for research
+    workers" (1925). It is biased upwards: where classes do not matter its mean over shuffled
+    labels is (C - 1)/(N - 1), and it is 1 if every class has one stimulus.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> responses = np.array([[4.0, 7.0], [6.0, 7.0], [0.0, 7.0], [2.0, 7.0]])
+    >>> eta_squared(responses, np.array([0, 0, 1, 1]))
+    array([0.8, nan])
+    """
+    require_two_classes(labels, "eta_squared")
+    return eta_squared_from_moments(*labelled_moments(responses, labels))
+
+
+def d_prime_from_moments(counts: Array, means: Array, variances: Array) -> Array:
+    """Return `d_prime` of every class, (..., class_name, unit), from the moments of the classes.
 
     Examples
     --------
@@ -144,122 +241,8 @@ def d_prime_from_moments(counts: Array, means: Array, variances: Array) -> Array
     return xp.where(classes.varies & (counts > 0) & (rest > 0), d, xp.nan)
 
 
-def class_correlation(
-    responses: Array, labels: Array | None = None, *, probabilities: Array | None = None
-) -> Array:
-    """Correlation of each unit's response with its best class.
-
-    Parameters
-    ----------
-    responses : array
-        (stimulus, unit), real and finite; of any sign.
-    labels : array, optional
-        (stimulus,), the class of each stimulus, integers 0..C-1, of at least two classes. Either
-        these or `probabilities` must be given, and not both.
-    probabilities : array, optional
-        (stimulus, class_name), what the network gives each class, instead of membership.
-
-    Returns
-    -------
-    array
-        (unit,), the largest, signed value over classes, -1 to 1. NaN for a unit that responds
-        alike to every stimulus.
-
-    Raises
-    ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus, or hold fewer than two classes;
-        or the probabilities do not fit.
-    OptionError
-        Neither labels nor probabilities were given, or both.
-
-    See Also
-    --------
-    class_correlation_by_class : The value of each class.
-
-    Notes
-    -----
-    Pearson's r between the response and the membership in class A (1 for its stimuli, 0 for all
-    others), which is the point-biserial correlation, or the probability of A as in Zhou, Sun, Bau
-    & Torralba, "Revisiting the importance of individual units in CNNs via ablation"
-    (arXiv:1806.02891). Its size is bounded by how rare the class is unless the response is binary.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> responses = np.array([[2.0, 7.0], [0.0, 7.0], [0.0, 7.0]])
-    >>> class_correlation(responses, np.array([0, 1, 2]))
-    array([ 1., nan])
-    """
-    if labels is not None:
-        require_two_classes(labels, "class_correlation")
-    by_class = class_correlation_by_class(responses, labels, probabilities=probabilities)
-    return best_over_classes(by_class)
-
-
-def class_correlation_by_class(
-    responses: Array,
-    labels: Array | None = None,
-    class_count: int | None = None,
-    *,
-    probabilities: Array | None = None,
-) -> Array:
-    """Correlation of each unit's response with each class.
-
-    Parameters
-    ----------
-    responses, labels, probabilities
-        As `class_correlation`.
-    class_count : int, optional
-        The number of classes C of the labels. Without it, the highest label and one.
-
-    Returns
-    -------
-    array
-        (class_name, unit), -1 to 1. NaN for a unit that responds alike to every stimulus, for a
-        class without stimuli or with all of them, and for one of constant probability.
-
-    Raises
-    ------
-    ResponseError, LabelError, OptionError
-        As `class_correlation`, save that one class is enough.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> responses = np.array([[0.0], [1.0], [2.0]])
-    >>> probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.5, 0.5]])
-    >>> class_correlation_by_class(responses, probabilities=probabilities)
-    array([[ 1.],
-           [-1.]])
-    """
-    if (labels is None) == (probabilities is None):
-        raise OptionError("class_correlation needs either labels or probabilities")
-    if probabilities is None:
-        return class_correlation_from_moments(*labelled_moments(responses, labels, class_count))
-    return _correlation(as_responses(responses), as_responses(probabilities, "probabilities"))
-
-
 def class_correlation_from_moments(counts: Array, means: Array, variances: Array) -> Array:
-    """`class_correlation_by_class`, for labels, from the moments of the classes.
-
-    Parameters
-    ----------
-    counts, means, variances
-        As `d_prime_from_moments`.
-
-    Returns
-    -------
-    array
-        (..., class_name, unit), as `class_correlation_by_class`; NaN for a unit that is constant
-        but for rounding, as `d_prime_from_moments`.
-
-    Raises
-    ------
-    ResponseError
-        As `d_prime_from_moments`.
+    """Return `class_correlation` of every class, (..., class_name, unit), from the moments.
 
     Examples
     --------
@@ -274,6 +257,39 @@ def class_correlation_from_moments(counts: Array, means: Array, variances: Array
     deviation = xp.sqrt(xp.where(classes.varies, variance, 1.0))
     r = classes.deviations * xp.sqrt(divide(counts, rest)) / deviation
     return xp.where(classes.varies & (counts > 0), xp.clip(r, min=-1.0, max=1.0), xp.nan)
+
+
+def anova_f_from_moments(counts: Array, means: Array, variances: Array) -> Array:
+    """Return `anova_f`, (..., unit), from the moments of the classes.
+
+    Examples
+    --------
+    >>> anova_f_from_moments([2, 2], [[5.0], [1.0]], [[1.0], [1.0]])
+    array([8.])
+    """
+    classes = pool_classes(counts, means, variances)
+    xp = array_namespace(classes.deviations)
+    groups = xp.sum(xp.astype(classes.counts > 0, classes.counts.dtype), axis=-2, keepdims=True)
+    between, within = groups - 1.0, classes.stimuli - groups
+    flat = classes.within <= classes.negligible_variance * classes.stimuli
+    ratio = divide(classes.between * within, xp.where(flat, 0.0, classes.within) * between)
+    f = xp.where(flat, xp.inf, ratio)
+    return xp.where(classes.varies & (between > 0) & (within > 0), f, xp.nan)[..., 0, :]
+
+
+def eta_squared_from_moments(counts: Array, means: Array, variances: Array) -> Array:
+    """Return `eta_squared`, (..., unit), from the moments of the classes.
+
+    Examples
+    --------
+    >>> eta_squared_from_moments([2, 2], [[5.0], [1.0]], [[1.0], [1.0]])
+    array([0.8])
+    """
+    classes = pool_classes(counts, means, variances)
+    xp = array_namespace(classes.deviations)
+    share = divide(classes.between, classes.between + classes.within)
+    several = xp.sum(xp.astype(classes.counts > 0, share.dtype), axis=-2, keepdims=True) > 1
+    return xp.where(classes.varies & several, share, xp.nan)[..., 0, :]
 
 
 def _correlation(responses: Array, probabilities: Array) -> Array:

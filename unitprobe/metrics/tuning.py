@@ -11,9 +11,9 @@ from unitprobe.metrics._arrays import (
     divide,
     full_precision,
     one_hot,
+    unit_rows,
     widen,
 )
-from unitprobe.metrics.ranks import unit_rows
 from unitprobe.typing import Array
 
 

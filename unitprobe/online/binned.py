@@ -215,8 +215,8 @@ def mutual_information(binned: BinnedResponses, bins: int) -> Bounded:
 def _quantiles(binned: BinnedResponses, bins: int) -> tuple[IntArray, IntArray, IntArray]:
     """Return the middle, lowest and highest quantile (unit, bin) that responses may be in.
 
-    As `unitprobe.metrics.bin_responses`, from twice the number of stimuli below the middle of a
-    tie, in integers: 1 more than those below the bin for the lowest that has no equal.
+    As `unitprobe.metrics.information.bin_responses`, from twice the number of stimuli below the
+    middle of a tie, in integers: 1 more than those below the bin for the lowest that has no equal.
     """
     size = binned.total[:, 0].astype(np.int64)
     stimuli = int(binned.stimuli)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unitprobe import metrics
 from unitprobe.errors import ResponseError
+from unitprobe.metrics import dimensionality
 from unitprobe.online.accumulator import Accumulator, Results, as_tensor, results
 from unitprobe.typing import Array
 
@@ -79,15 +79,15 @@ class Covariance(Accumulator):
 
     def participation_ratio(self) -> float:
         """Return `unitprobe.metrics.participation_ratio`."""
-        return float(metrics.participation_ratio_from_spectrum(self.spectrum()))
+        return float(dimensionality.participation_ratio_from_spectrum(self.spectrum()))
 
     def effective_rank(self) -> float:
         """Return `unitprobe.metrics.effective_rank`."""
-        return float(metrics.effective_rank_from_spectrum(self.spectrum()))
+        return float(dimensionality.effective_rank_from_spectrum(self.spectrum()))
 
     def components_for(self, share: float) -> int:
         """Return `unitprobe.metrics.components_for`."""
-        return metrics.components_from_spectrum(self.spectrum(), share)
+        return dimensionality.components_from_spectrum(self.spectrum(), share)
 
 
 class LinearCKA(Accumulator):

@@ -186,11 +186,11 @@ class ResponseHistogram(Accumulator):
         return self.roc_auc_by_class().largest()
 
     def average_precision_by_class(self) -> Bounded:
-        """Return `unitprobe.metrics.average_precision_by_class`: (class_name, unit)."""
+        """Return `unitprobe.metrics.average_precision` of every class: (class_name, unit)."""
         return self._by_class(binned.average_precision)
 
     def max_informedness_by_class(self) -> Bounded:
-        """Return `unitprobe.metrics.max_informedness_by_class`: (class_name, unit)."""
+        """Return `unitprobe.metrics.max_informedness` of every class: (class_name, unit)."""
         return self._by_class(binned.max_informedness)
 
     def max_informedness_threshold_by_class(self) -> FloatArray:
@@ -209,11 +209,11 @@ class ResponseHistogram(Accumulator):
         return np.concatenate(thresholds).T
 
     def max_f1_by_class(self) -> Bounded:
-        """Return `unitprobe.metrics.max_f1_by_class`: (class_name, unit)."""
+        """Return `unitprobe.metrics.max_f1` of every class: (class_name, unit)."""
         return self._by_class(binned.max_f1)
 
     def recall_at_precision_by_class(self, precision: float = 0.95) -> Bounded:
-        """Return `unitprobe.metrics.recall_at_precision_by_class`: (class_name, unit).
+        """Return `unitprobe.metrics.recall_at_precision` of every class: (class_name, unit).
 
         Raises
         ------

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from unitprobe import metrics
-from unitprobe.metrics import RankingMeasure
+from unitprobe.metrics._ranks import rank_responses, ranking_measures
+from unitprobe.metrics.ranking import max_informedness_threshold_of
+from unitprobe.metrics.registry import MEASURES
 from unitprobe.online.accumulator import (
     Accumulator,
     Results,
@@ -84,12 +86,14 @@ class KeptResponses(Accumulator):
         self._check_begun()
         if self._ranked[0] != self.stimuli:
             responses, labels = self.responses_and_labels()
-            ranked = metrics.rank_responses(responses)
-            found = metrics.ranking_measures(ranked, labels, _NAMES, self.class_count)
+            formulas: dict[str, Any] = {name: MEASURES[name].of for name in _NAMES}
+            formulas["max_informedness_threshold"] = max_informedness_threshold_of
+            ranked = rank_responses(responses)
+            found = ranking_measures(ranked, labels, formulas, self.class_count)
             self._ranked = self.stimuli, found
         return self._ranked[1]
 
-    def _ranking(self, name: RankingMeasure) -> Bounded:
+    def _ranking(self, name: str) -> Bounded:
         values = self._measures()[name]
         return Bounded(values, np.where(np.isnan(values), np.nan, 0.0))
 
@@ -100,7 +104,7 @@ class KeptResponses(Accumulator):
     recall_at_precision_by_class = partialmethod(_ranking, "recall_at_precision")
 
     def max_informedness_threshold_by_class(self) -> Results:
-        """Return `unitprobe.metrics.max_informedness_threshold_by_class`: (class_name, unit)."""
+        """Return `unitprobe.metrics.max_informedness_threshold`: (class_name, unit)."""
         return self._measures()["max_informedness_threshold"]
 
     def mutual_information(self) -> Bounded:
@@ -109,11 +113,10 @@ class KeptResponses(Accumulator):
         return Bounded(values, np.zeros_like(values))
 
 
-_NAMES: tuple[RankingMeasure, ...] = (
+_NAMES: tuple[str, ...] = (
     "roc_auc",
     "average_precision",
     "max_informedness",
-    "max_informedness_threshold",
     "max_f1",
     "recall_at_precision",
 )

@@ -100,7 +100,7 @@ class TopClasses(Accumulator):
         return counts.scatter_add_(0, self._classes, chosen.to(counts.dtype))
 
     def precision_at_k_by_class(self) -> Results:
-        """Return `unitprobe.metrics.precision_at_k_by_class`: (class_name, unit).
+        """Return `unitprobe.metrics.precision_at_k` of every class: (class_name, unit).
 
         Raises
         ------
@@ -187,7 +187,7 @@ class TopRun(Accumulator):
         return torch.cat([self._run, self._rest[None]]).amax(0)
 
     def top_class_selectivity_by_class(self) -> Results:
-        """Return `unitprobe.metrics.top_class_selectivity_by_class`: (class_name, unit)."""
+        """Return `unitprobe.metrics.top_class_selectivity` of every class: (class_name, unit)."""
         self._check_begun()
         lengths = (self._run > -torch.inf).sum(0).to(torch.float64)
         run = torch.zeros((self.class_count, len(lengths)), dtype=torch.float64)

@@ -14,12 +14,16 @@ from torch import Tensor
 
 from unitprobe import inference
 from unitprobe import metrics as m
-from unitprobe.analysis import LAYER_METRICS, NON_NEGATIVE
-from unitprobe.analysis.catalogue import DISTANCE_METRICS, UNIT_METRICS
 from unitprobe.analysis.measured import add_interval, add_null
 from unitprobe.analysis.reached import place_stimuli
 from unitprobe.errors import ResponseError
-from unitprobe.inference import ClassMeasure
+from unitprobe.metrics.registry import MEASURES, excess_of_redrawn_f, measures
+from unitprobe.metrics.separation import (
+    anova_f_from_moments,
+    class_correlation_from_moments,
+    d_prime_from_moments,
+    eta_squared_from_moments,
+)
 from unitprobe.online import (
     Accumulator,
     ActivityCounts,
@@ -89,12 +93,12 @@ _STATISTICS: Mapping[str, _Statistic] = {
     ),
     "max_f1": _Statistic("class_histogram", _BY_CLASS, methodcaller("max_f1_by_class")),
     "mutual_information": _Statistic("class_histogram", _UNIT, methodcaller("mutual_information")),
-    "d_prime": _Statistic("class_moments", _BY_CLASS, _from_moments(m.d_prime_from_moments)),
+    "d_prime": _Statistic("class_moments", _BY_CLASS, _from_moments(d_prime_from_moments)),
     "class_correlation": _Statistic(
-        "class_moments", _BY_CLASS, _from_moments(m.class_correlation_from_moments)
+        "class_moments", _BY_CLASS, _from_moments(class_correlation_from_moments)
     ),
-    "anova_f": _Statistic("class_moments", _UNIT, _from_moments(m.anova_f_from_moments)),
-    "eta_squared": _Statistic("class_moments", _UNIT, _from_moments(m.eta_squared_from_moments)),
+    "anova_f": _Statistic("class_moments", _UNIT, _from_moments(anova_f_from_moments)),
+    "eta_squared": _Statistic("class_moments", _UNIT, _from_moments(eta_squared_from_moments)),
     "tuning_curve": _Statistic("class_moments", _TUNING, lambda moments: moments.class_means().T),
     "class_variance": _Statistic(
         "class_moments", _TUNING, lambda moments: moments.class_variances().T
@@ -116,7 +120,10 @@ _STATISTICS: Mapping[str, _Statistic] = {
         ("stimulus",),
         PopulationSparseness.population_sparseness,
     ),
-    **{name: _Statistic("covariance", (), Covariance.spectrum) for name in LAYER_METRICS},
+    **{
+        name: _Statistic("covariance", (), Covariance.spectrum)
+        for name in measures(needs=["spectrum"])
+    },
 }
 #: Names of the statistics that need each stimulus but once.
 ONE_PASS_METRICS = tuple(_STATISTICS)
@@ -168,7 +175,7 @@ class LayerStatistics:
     Parameters
     ----------
     names : sequence of str
-        Which statistics, of `ONE_PASS_METRICS`, and of `DISTANCE_METRICS` if all is kept.
+        Which statistics, of `ONE_PASS_METRICS`, and of those of distances if all is kept.
     class_count : int
         The number of classes.
     signed : {"refuse", "rectify", "allow"}
@@ -205,7 +212,7 @@ class LayerStatistics:
 
         Only what rectifies needs both the responses as they are and without negatives.
         """
-        rectified = name in NON_NEGATIVE and self._signed == "rectify"
+        rectified = MEASURES[name].assumes_non_negative and self._signed == "rectify"
         return self._non_negative if rectified else self._raw
 
     def update(self, responses: Tensor, chunk: Chunk) -> None:
@@ -217,7 +224,7 @@ class LayerStatistics:
             Some are negative, are refused, and one of the statistics is made for none.
         """
         non_negative = responses
-        made_for_none = [name for name in self._names if name in NON_NEGATIVE]
+        made_for_none = [name for name in self._names if MEASURES[name].assumes_non_negative]
         if made_for_none:
             try:
                 non_negative = m.apply_sign_policy(responses, self._signed)
@@ -230,8 +237,8 @@ class LayerStatistics:
             _KINDS[kind].feed(accumulator, responses, chunk)
         for kind, accumulator in self._non_negative.items():
             _KINDS[kind].feed(accumulator, non_negative, chunk)
-        for name, measures in self._resampled.items():
-            measures.update(responses, non_negative, chunk.bags[name])
+        for name, resampled in self._resampled.items():
+            resampled.update(responses, non_negative, chunk.bags[name])
 
     def merge_across_ranks(self) -> None:
         """Take in what the other processes have seen of this layer."""
@@ -241,8 +248,8 @@ class LayerStatistics:
         for home in (self._raw, self._non_negative):
             for kind in home:
                 home[kind] = merge_across_ranks(home[kind])
-        for measures in self._resampled.values():
-            measures.merge_across_ranks()
+        for resampled in self._resampled.values():
+            resampled.merge_across_ranks()
 
     @property
     def units(self) -> int:
@@ -270,16 +277,16 @@ class LayerStatistics:
         dataset = xr.Dataset()
         spectrum: FloatArray | None = None
         for name in names:
-            if name in DISTANCE_METRICS:
+            if MEASURES[name].needs == "distances":
                 assert self._kept is not None
                 responses, _ = self._kept.responses_and_labels()
-                dataset[name] = ((), DISTANCE_METRICS[name](responses))
+                dataset[name] = ((), float(MEASURES[name].function(responses)))
                 continue
             statistic = _STATISTICS[name]
-            if name in LAYER_METRICS:
+            if MEASURES[name].needs == "spectrum":
                 accumulator = self._home(name)[statistic.kind]
                 spectrum = statistic.compute(accumulator) if spectrum is None else spectrum
-                value = float(LAYER_METRICS[name](spectrum))
+                value = float(MEASURES[name].of(spectrum))  # type: ignore[misc]
                 dataset[name] = ((), value)
                 if name.startswith("components"):
                     dataset[f"{name}_share"] = ((), value / len(spectrum))
@@ -315,14 +322,14 @@ class LayerStatistics:
         if name in BY_HISTOGRAM:
             return statistic.compute(self._kept)
         responses, labels = self._kept.responses_and_labels()
-        exact = UNIT_METRICS[name](m.apply_sign_policy(responses, self._signed), labels)
+        exact = MEASURES[name].compute(m.apply_sign_policy(responses, self._signed), labels)
         return Bounded(exact, np.where(np.isnan(exact), np.nan, 0.0))
 
     def add_inference(
         self,
         dataset: xr.Dataset,
-        null_names: Sequence[ClassMeasure],
-        interval_names: Sequence[ClassMeasure],
+        null_names: Sequence[str],
+        interval_names: Sequence[str],
         *,
         null: int,
         bootstrap: int,
@@ -334,7 +341,7 @@ class LayerStatistics:
         counts = self.class_counts.astype(np.int64)
         if "anova_f" in redrawn:
             observed = dataset["anova_f"].values
-            redrawn["anova_f"] -= inference.excess_of_redrawn_f(observed, counts)
+            redrawn["anova_f"] -= excess_of_redrawn_f(observed, counts)
         if self._kept is not None:
             # What is no function of class sums is drawn anew, from what is kept.
             kept = self._kept.responses_and_labels()

@@ -19,14 +19,13 @@ from unitprobe.analysis import (
     summarize_layers,
     warn_if_signed,
 )
-from unitprobe.analysis.catalogue import default_metrics
 from unitprobe.analysis.reached import reached_layers
 from unitprobe.analysis.weights import add_weight_norms
 from unitprobe.batches import load_batches, prepare
 from unitprobe.errors import LabelError, ResponseError
-from unitprobe.inference import ClassMeasure
 from unitprobe.layers import Selection
 from unitprobe.memory import keeping_freed_memory
+from unitprobe.metrics.registry import default_metrics
 from unitprobe.models import Network, describe_transform
 from unitprobe.online import rank_and_world, share_of_rank
 from unitprobe.probe import Probe, Responses
@@ -84,10 +83,10 @@ def analyze_network(
     pool : {"mean", "max", "center", "cls"}
         How positions are pooled.
     metrics : sequence of str, optional
-        Which statistics, by name, of `METRICS`; if None, all of those that `analyze` computes by
-        itself. Where there is not room to keep the responses, the two dimensions from distances
-        are left out, as are histograms that would take more than 1 GiB; the attribute
-        ``needs_recording`` of the result names them.
+        Which statistics, by name, of `unitprobe.metrics.registry`; if None, all of those that
+        `analyze` computes by itself. Where there is not room to keep the responses, the two
+        dimensions from distances are left out, as are histograms that would take more than 1 GiB;
+        the attribute ``needs_recording`` of the result names them.
     null, bootstrap, seed
         As `unitprobe.analyze`, with the same shuffles and resamples. Where there is not room to
         keep the responses, only for measures of class means and variances: ``class_selectivity``,
@@ -311,8 +310,8 @@ def _nodes(
     statistics: Mapping[str, LayerStatistics],
     names: Sequence[str],
     attributes: Mapping[str, Any],
-    null_names: Sequence[ClassMeasure],
-    interval_names: Sequence[ClassMeasure],
+    null_names: Sequence[str],
+    interval_names: Sequence[str],
 ) -> dict[str, xr.Dataset]:
     """Return the statistics of each layer."""
     nodes: dict[str, xr.Dataset] = {}

@@ -7,18 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from unitprobe.analysis import METRICS
-from unitprobe.analysis.catalogue import (
-    CLASS_MEASURES,
-    DISTANCE_METRICS,
-    QUICK_BOOTSTRAP,
-    QUICK_NULL,
-    default_metrics,
-    with_inference,
-)
-from unitprobe.errors import OptionError, nearest
-from unitprobe.inference import ClassMeasure
+from unitprobe.errors import OptionError
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
+from unitprobe.metrics.registry import MEASURES, default_metrics, get_measure, measures
 from unitprobe.online import Resamples, ResponseHistogram
 from unitprobe.streaming.layer_statistics import BY_HISTOGRAM, SKETCHED
 from unitprobe.streaming.resampled_measures import RESAMPLED_MEASURES, sums_for
@@ -42,9 +33,7 @@ def check_metrics(metrics: Sequence[str] | None, stimuli: int) -> list[str]:
     if metrics is None:
         return default_metrics(stimuli)
     for name in metrics:
-        if name not in METRICS:
-            near = ", ".join(nearest(name, METRICS))
-            raise OptionError(f"metric {name!r} is not known; the nearest are {near}")
+        get_measure(name)
     return list(metrics)
 
 
@@ -77,8 +66,8 @@ def keeps_responses(
     names: Sequence[str], units: int, stimuli: int, *, null: int, bootstrap: int
 ) -> bool:
     """Tell whether what one pass over sums gives not, or not exactly, is had from all responses."""
-    ranked = set(CLASS_MEASURES) - set(RESAMPLED_MEASURES) if null or bootstrap else set()
-    needed = any(name in {*SKETCHED, *DISTANCE_METRICS, *ranked} for name in names)
+    ranked = set(measures("class")) - set(RESAMPLED_MEASURES) if null or bootstrap else set()
+    needed = any(name in {*SKETCHED, *measures(needs=["distances"]), *ranked} for name in names)
     return needed and 8 * units * stimuli <= KEPT_BYTES
 
 
@@ -93,7 +82,7 @@ def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bo
     OptionError
         Such a statistic was asked for by name.
     """
-    distances = [name for name in names if name in DISTANCE_METRICS]
+    distances = [name for name in names if MEASURES[name].needs == "distances"]
     if distances and by_name:
         raise OptionError(
             f"metric {distances[0]!r} needs the responses more than once, and all of {units:,} "
@@ -116,13 +105,14 @@ def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bo
 
 def measures_with_inference(
     names: Sequence[str], *, asked: bool, null: int, bootstrap: int, keep: bool
-) -> tuple[list[ClassMeasure], list[ClassMeasure]]:
+) -> tuple[list[str], list[str]]:
     """Return the measures that get a null, and those that get an interval, as in `analyze`.
 
     Without all responses (`keep`) only those do whose resamples are sums over stimuli.
     """
-    null_names = with_inference(names, asked, QUICK_NULL) if null else []
-    wanted = with_inference(names, asked, QUICK_BOOTSTRAP) if bootstrap else []
+    of_class = [name for name in names if MEASURES[name].kind == "class"]
+    null_names = [n for n in of_class if asked or MEASURES[n].null_by_default] if null else []
+    wanted = [n for n in of_class if asked or MEASURES[n].interval_by_default] if bootstrap else []
     return (
         [name for name in null_names if keep or name in RESAMPLED_MEASURES],
         [name for name in wanted if keep or name in RESAMPLED_MEASURES],

@@ -8,18 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitprobe.inference.nulls import OF_MEANS, OF_MOMENTS
+from unitprobe.inference.nulls import measure_of_sums
+from unitprobe.metrics.registry import MEASURES, measures
 from unitprobe.online import Bags, ResampledClassSums, Resamples, merge_across_ranks
 from unitprobe.typing import FloatArray
 
 #: Measures that have a null, and an interval where `analyze` gives one, in one pass.
-RESAMPLED_MEASURES = (*OF_MEANS, *OF_MOMENTS)
+RESAMPLED_MEASURES = (*measures(needs=["means"]), *measures(needs=["moments"]))
 
 
 def sums_for(names: Sequence[str]) -> list[str]:
     """Return which sums the measures need: of responses without negatives, of all, of squares."""
-    kinds = ["non_negative"] if any(name in OF_MEANS for name in names) else []
-    return [*kinds, "raw", "squares"] if any(name in OF_MOMENTS for name in names) else kinds
+    kinds = ["non_negative"] if any(MEASURES[name].needs == "means" for name in names) else []
+    return (
+        [*kinds, "raw", "squares"]
+        if any(MEASURES[name].needs == "moments" for name in names)
+        else kinds
+    )
 
 
 class ResampledMeasures:
@@ -67,11 +72,13 @@ class ResampledMeasures:
         for sums in zip(*(kind.class_means() for kind in self._sums.values()), strict=True):
             means: Mapping[str, FloatArray] = dict(zip(self._sums, sums, strict=True))
             for name in self._names:
-                if name in OF_MEANS:
-                    blocks[name].append(OF_MEANS[name](means["non_negative"], self._counts))
+                if MEASURES[name].needs == "means":
+                    blocks[name].append(
+                        measure_of_sums(MEASURES[name], self._counts, means["non_negative"])
+                    )
                 else:
                     deviations = means["raw"]
                     variances = np.maximum(means["squares"] - deviations**2, 0.0)
                     moments = (self._counts, deviations + shift, variances)
-                    blocks[name].append(OF_MOMENTS[name](*moments))
+                    blocks[name].append(measure_of_sums(MEASURES[name], *moments))
         return {name: np.concatenate(parts) for name, parts in blocks.items()}

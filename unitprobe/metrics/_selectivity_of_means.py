@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from unitprobe import metrics
 from unitprobe.compiled import compile_loop
+from unitprobe.metrics.selectivity import Weighting, selectivity_index
 from unitprobe.typing import FloatArray
 
 
 def selectivity_of_means(
-    means: FloatArray, counts: NDArray[np.int64], weighting: metrics.Weighting
+    means: FloatArray, counts: NDArray[np.int64], weighting: Weighting
 ) -> FloatArray:
     """Return `unitprobe.metrics.selectivity_index`, to rounding, and equal to it without numba.
 
@@ -41,7 +41,7 @@ def selectivity_of_means(
     """
     loop = compile_loop(_selectivity)
     if loop is None:
-        index: FloatArray = metrics.selectivity_index(means, counts, weighting=weighting)
+        index: FloatArray = selectivity_index(means, counts, weighting=weighting)
         return index
     present = np.flatnonzero(counts)
     weights = counts[present] if weighting == "stimulus" else np.ones(len(present))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unitprobe import metrics
-from unitprobe.inference import selectivity_of_means as module
+from unitprobe.metrics import _selectivity_of_means as module
 
 TUNING = {
     "noise": np.random.default_rng(0).normal(size=(3, 4, 5)),
