@@ -250,7 +250,7 @@ class TestWeights:
         save_file(source.module.state_dict(), path)
         assert self.load(str(path)).fingerprint == source.fingerprint
 
-    @pytest.mark.parametrize("partial_forward", [".pt", ".pth", ".bin"])
+    @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
     @pytest.mark.parametrize(
         "wrap",
         [
