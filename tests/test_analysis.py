@@ -23,7 +23,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def analysis(tree):
-    return up.analyze(tree, null=50, bootstrap=50)
+    return up.analyze(tree, n_permutations=50, n_bootstrap=50)
 
 
 def recording(responses, labels, layer="relu", class_names=None):
@@ -111,7 +111,7 @@ def test_a_unit_that_prefers_a_class_is_found_and_noise_is_not():
     labels = np.arange(200) % 4
     responses = np.abs(random.normal(size=(200, 40)))
     responses[labels == 2, 0] += 2
-    node = up.analyze(recording(responses, labels), null=2000)["relu"]
+    node = up.analyze(recording(responses, labels), n_permutations=2000)["relu"]
     assert int(node["preferred_class"][0]) == 2
     assert float(node["class_selectivity_q"][0]) < 0.05
     assert float((node["class_selectivity_q"][1:] < 0.05).mean()) < 0.1
@@ -121,7 +121,7 @@ def test_a_unit_that_prefers_a_class_is_found_and_noise_is_not():
 def test_a_dead_unit_has_no_selectivity_and_is_counted(tree):
     responses = np.abs(np.random.default_rng(0).normal(size=(40, 3)))
     responses[:, 1] = 0
-    result = up.analyze(recording(responses, np.arange(40) % 4), null=20, bootstrap=20)
+    result = up.analyze(recording(responses, np.arange(40) % 4), n_permutations=20, n_bootstrap=20)
     node = result["relu"]
     assert math.isnan(node["class_selectivity"][1])
     assert math.isnan(node["class_selectivity_p"][1])
@@ -134,8 +134,8 @@ def test_a_dead_unit_has_no_selectivity_and_is_counted(tree):
 
 
 def test_the_seed_decides_and_nothing_else(tree):
-    one, same = (up.analyze(tree, null=20, bootstrap=20, seed=3) for _ in range(2))
-    other = up.analyze(tree, null=20, bootstrap=20, seed=4)
+    one, same = (up.analyze(tree, n_permutations=20, n_bootstrap=20, seed=3) for _ in range(2))
+    other = up.analyze(tree, n_permutations=20, n_bootstrap=20, seed=4)
     assert one["relu"].to_dataset().equals(same["relu"].to_dataset())
     assert not one["relu"]["class_selectivity_p"].equals(other["relu"]["class_selectivity_p"])
 
@@ -204,7 +204,7 @@ def test_the_class_that_has_the_value_stands_beside_it(tree, analysis):
 
 def test_measures_that_are_named_get_a_null_and_an_interval_whatever_they_cost(tree):
     names = measures("class")
-    node = up.analyze(tree, metrics=names, null=30, bootstrap=30)["relu"]
+    node = up.analyze(tree, metrics=names, n_permutations=30, n_bootstrap=30)["relu"]
     for name in names:
         observed, p = node[name].values, node[f"{name}_p"].values
         known = ~np.isnan(observed)
@@ -247,7 +247,7 @@ def test_responses_that_are_no_numbers_are_refused_with_layer_and_count(bad):
     ("options", "error", "match"),
     [
         ({"metrics": ["selectivity_class"]}, OptionError, "class_selectivity"),
-        ({"null": -1}, OptionError, "null=-1"),
+        ({"n_permutations": -1}, OptionError, "n_permutations=-1"),
         ({"signed": "maybe"}, OptionError, "signed='maybe'"),
     ],
 )
@@ -305,9 +305,13 @@ def test_stimuli_that_did_not_reach_a_layer_are_left_out():
     responses, labels = rng.random((90, 4)), np.arange(90) % 3
     some = np.arange(90) % 5 > 0
     found = up.analyze(
-        unreached(recording(responses, labels), "relu", np.flatnonzero(~some)), null=20, bootstrap=9
+        unreached(recording(responses, labels), "relu", np.flatnonzero(~some)),
+        n_permutations=20,
+        n_bootstrap=9,
     )["relu"].to_dataset(inherit=False)
-    expected = up.analyze(recording(responses[some], labels[some]), null=20, bootstrap=9)["relu"]
+    expected = up.analyze(
+        recording(responses[some], labels[some]), n_permutations=20, n_bootstrap=9
+    )["relu"]
     for name, values in expected.data_vars.items():
         if name != "population_sparseness":
             np.testing.assert_array_equal(found[name].values, values.values, err_msg=str(name))

@@ -21,13 +21,13 @@ def store(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(store):
-    return up.analyze(up.open_store(store), null=10)
+    return up.analyze(up.open_store(store), n_permutations=10)
 
 
 def test_threads_give_the_same_numbers(store, expected):
     lazy = up.open_store(store, chunks="auto")
     assert lazy["relu"].to_dataset().chunks
-    xr.testing.assert_allclose(up.analyze(lazy, null=10), expected, rtol=1e-12)
+    xr.testing.assert_allclose(up.analyze(lazy, n_permutations=10), expected, rtol=1e-12)
 
 
 @pytest.mark.process
@@ -40,9 +40,11 @@ def test_a_cluster_of_processes_gives_the_same_numbers(store, expected):
         distributed.Client(cluster),
     ):
         lazy = up.open_store(store, chunks="auto")
-        xr.testing.assert_allclose(up.analyze(lazy, null=10), expected, rtol=1e-12)
+        xr.testing.assert_allclose(up.analyze(lazy, n_permutations=10), expected, rtol=1e-12)
 
 
 def test_activations_are_averaged_a_few_stimuli_at_a_time(store, expected, monkeypatch):
     monkeypatch.setattr(sys.modules["unitprobe.analysis.analyze"], "_BLOCK_BYTES", 5_000)
-    xr.testing.assert_allclose(up.analyze(up.open_store(store), null=10), expected, rtol=1e-12)
+    xr.testing.assert_allclose(
+        up.analyze(up.open_store(store), n_permutations=10), expected, rtol=1e-12
+    )

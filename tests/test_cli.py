@@ -83,7 +83,16 @@ def store(images, tmp_path_factory):
 @pytest.mark.process
 def test_record_analyze_ablate_report(images, store, tmp_path):
     code, out, _ = run_as_process(
-        *("analyze", store, "--null", 20, "--bootstrap", 20, "--model", "networks:build_tiny"),
+        *(
+            "analyze",
+            store,
+            "--n-permutations",
+            20,
+            "--n-bootstrap",
+            20,
+            "--model",
+            "networks:build_tiny",
+        ),
         *("--out", tmp_path / "a.h5", "--csv", tmp_path / "units.csv"),
     )
     assert code == 0
@@ -117,7 +126,16 @@ def test_the_command_line_and_python_give_the_same_file(images, store, tmp_path,
 
 def test_report_takes_a_recording_and_adds_the_null_itself(store, tmp_path):
     code, _, err = run(
-        *("report", store, "--null", 20, "--bootstrap", 20, "--out", tmp_path / "report")
+        *(
+            "report",
+            store,
+            "--n-permutations",
+            20,
+            "--n-bootstrap",
+            20,
+            "--out",
+            tmp_path / "report",
+        )
     )
     assert code == 0, err
     assert "class_selectivity_q" in (tmp_path / "report" / "units.csv").read_text()
@@ -283,7 +301,9 @@ class TestMistakes:
         assert "--model networks:build_tiny is for a recording" in line
 
     def test_words_that_the_command_line_does_not_know(self, store, tmp_path):
-        assert "--null" in fails(2, "analyze", store, "--out", tmp_path / "a.h5", "--null", "abc")
+        assert "--n-permutations" in fails(
+            2, "analyze", store, "--out", tmp_path / "a.h5", "--n-permutations", "abc"
+        )
         assert "STIMULI" in fails(2, "record", self.MODEL, "--out", tmp_path / "s.h5")
         assert "seed=-1" in fails(2, "analyze", store, "--out", tmp_path / "a.h5", "--seed", "-1")
 
@@ -298,7 +318,7 @@ class TestMistakes:
 
 def test_what_only_a_recording_gives_is_named(images, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming.options, "KEPT_BYTES", 0)
-    command = ["analyze", "networks:build_tiny", f"imagefolder:{images}", "--null", "2"]
+    command = ["analyze", "networks:build_tiny", f"imagefolder:{images}", "--n-permutations", "2"]
     shown = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "all.h5")]).output
     assert "only from a recording: twonn_dimension" in shown
     assert "only from a recording: null and interval of roc_auc" in shown
@@ -306,7 +326,7 @@ def test_what_only_a_recording_gives_is_named(images, tmp_path, monkeypatch):
 
 @pytest.mark.process
 def test_a_network_is_analyzed_without_a_recording_by_one_process_or_two(images, store, tmp_path):
-    options = ["--metrics", "class_selectivity", "--metrics", "kurtosis", "--null", "20"]
+    options = ["--metrics", "class_selectivity", "--metrics", "kurtosis", "--n-permutations", "20"]
     recorded, direct, shared = (tmp_path / f"{name}.h5" for name in ("store", "one", "two"))
     network = ["networks:build_tiny", f"imagefolder:{images}"]
     assert run("analyze", store, *options, "--out", recorded)[0] == 0

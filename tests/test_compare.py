@@ -30,7 +30,7 @@ class Tuned(nn.Module):
 
 
 def analyzed(seed, stimuli=STIMULI, **options):
-    return up.analyze_network(Tuned(seed).eval(), stimuli, null=20, **options)
+    return up.analyze_network(Tuned(seed).eval(), stimuli, n_permutations=20, **options)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_from_the_command_line_a_trained_network_and_an_untrained(both, tmp_path
     out = tmp_path / "compared.csv"
     code, shown, err = run(
         *("compare", tmp_path / "trained.h5", tmp_path / "untrained.h5", "--out", out),
-        *("--null", 20),
+        *("--n-permutations", 20),
     )
     assert code == 0, err
     assert "class_selectivity_corrected\nlayer " in shown.replace("  ", " ").replace("  ", " ")

@@ -50,7 +50,7 @@ def test_selectivity_shows_the_share_of_significant_units(analysis):
 
 
 def test_selectivity_without_a_null_has_one_panel():
-    analysis = trees.make_analysis(null=0)
+    analysis = trees.make_analysis(n_permutations=0)
     assert len(draw(plots.plot_selectivity_by_layer(analysis)).axes) == 1
 
 
@@ -99,7 +99,7 @@ def test_tuning_of_a_dead_unit_says_so(analysis):
 
 
 def test_tuning_with_many_classes_is_a_line():
-    analysis = trees.make_analysis({"relu": 4}, [f"class {i}" for i in range(50)], null=0)
+    analysis = trees.make_analysis({"relu": 4}, [f"class {i}" for i in range(50)], n_permutations=0)
     ax = draw(plots.plot_tuning(analysis, "relu", [0])).axes[0]
     assert len(ax.get_lines()[0].get_ydata()) == 50
 
@@ -180,7 +180,9 @@ def test_a_missing_statistic_is_named(plot, missing):
 
 @pytest.mark.parametrize("count", [1, 120])
 def test_one_layer_and_very_many_can_be_read(count):
-    analysis = trees.make_analysis({f"layer{i}.relu": 3 for i in range(count)}, null=0, bootstrap=0)
+    analysis = trees.make_analysis(
+        {f"layer{i}.relu": 3 for i in range(count)}, n_permutations=0, n_bootstrap=0
+    )
     for plot in (
         plots.plot_selectivity_by_layer,
         plots.plot_dimensionality_by_layer,
@@ -205,7 +207,7 @@ def test_no_display_and_no_global_state_is_touched():
     code = (
         "import sys, trees; from unitprobe import plots\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plots.plot_selectivity_by_layer(trees.make_analysis(null=0, bootstrap=0))\n"
+        "plots.plot_selectivity_by_layer(trees.make_analysis(n_permutations=0, n_bootstrap=0))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     path = str(trees.__file__).rsplit("/", 1)[0]

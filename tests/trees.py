@@ -40,7 +40,7 @@ def make_recording(layers=LAYERS, classes=("zero", "one", "two"), stimuli=60, ne
 
 
 def make_analysis(layers=LAYERS, classes=("zero", "one", "two"), **options):
-    options = {"null": 20, "bootstrap": 20, "progress": False} | options
+    options = {"n_permutations": 20, "n_bootstrap": 20, "progress": False} | options
     return up.analyze(make_recording(layers, classes), **options)
 
 

@@ -29,18 +29,20 @@ def run(quick: bool) -> list[Row]:
     network = networks.ResNet20().eval()
     stimuli = make_stimuli(count)
     rows = []
-    for null in (0, 100):
+    for n_permutations in (0, 100):
         with tempfile.TemporaryDirectory() as folder:
 
-            def recorded(folder: str = folder, null: int = null) -> None:
+            def recorded(folder: str = folder, n_permutations: int = n_permutations) -> None:
                 path = Path(folder) / "store.h5"
                 tree = up.record(network, stimuli, path, overwrite=True, progress=False)
-                up.analyze(tree, metrics=NAMES, null=null, progress=False)
+                up.analyze(tree, metrics=NAMES, n_permutations=n_permutations, progress=False)
 
-            def streamed(null: int = null) -> None:
-                analyze_network(network, stimuli, metrics=NAMES, null=null, progress=False)
+            def streamed(n_permutations: int = n_permutations) -> None:
+                analyze_network(
+                    network, stimuli, metrics=NAMES, n_permutations=n_permutations, progress=False
+                )
 
-            what = f"one pass against record and analyze, {count} stimuli, null={null}"
+            what = f"one pass / record and analyze, {count} stimuli, {n_permutations} permutations"
             rows.append(alternate(what, streamed, recorded, repeats=repeats))
     rows.append(update_against_forward(network, stimuli, repeats))
     return rows

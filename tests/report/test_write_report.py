@@ -157,7 +157,7 @@ def test_sections_without_statistics_are_left_out_and_named(tmp_path):
 
 
 def test_without_a_null_the_page_does_not_speak_of_chance(tmp_path):
-    parsed = Page(write_report(trees.make_analysis(null=0, bootstrap=0), tmp_path))
+    parsed = Page(write_report(trees.make_analysis(n_permutations=0, n_bootstrap=0), tmp_path))
     assert "No null was made" in parsed.text
     assert "than chance" not in parsed.text
     assert "beyond chance" not in parsed.text
@@ -245,7 +245,9 @@ def test_a_null_of_few_shuffles_does_not_pass_for_units_that_are_not_selective(
     shuffles, says, tmp_path
 ):
     tree = trees.make_recording()
-    analysis = up.analyze(tree, null=shuffles, metrics=["class_selectivity"], progress=False)
+    analysis = up.analyze(
+        tree, n_permutations=shuffles, metrics=["class_selectivity"], progress=False
+    )
     for layer in analysis.children:
         analysis[layer]["class_selectivity_q"][:] = 0.2
     assert says in Page(write_report(analysis, tmp_path)).text

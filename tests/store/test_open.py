@@ -99,7 +99,7 @@ def test_a_newer_schema_is_not_guessed_at(store, tmp_path):
 
 
 def test_an_analysis_saves_whole_and_opens_as_it_was(store, tmp_path):
-    analysis = up.analyze(up.open_store(store), null=10)
+    analysis = up.analyze(up.open_store(store), n_permutations=10)
     up.save_tree(analysis, tmp_path / "a.h5")
     with pytest.raises(StoreExistsError):
         up.save_tree(analysis, tmp_path / "a.h5")

@@ -130,8 +130,8 @@ def test_the_analysis_is_that_of_a_recording(
         make_stimuli(61, size),  # enough for the 60 of precision_at_k
         layers=layers,
         metrics=measures() if kept else COMPARED,
-        null=30,
-        bootstrap=20,
+        n_permutations=30,
+        n_bootstrap=20,
         signed=signed,
     )
     assert_same(streamed, recorded, kept=kept)
@@ -190,7 +190,7 @@ def test_a_class_without_stimuli_is_left_out(tmp_path):
     stimuli = make_stimuli(80, classes=5)
     some = stimuli.select(stimuli.labels != 2)
     recorded, streamed = both(
-        tmp_path, build("reused"), some, metrics=COMPARED, null=10, bootstrap=10
+        tmp_path, build("reused"), some, metrics=COMPARED, n_permutations=10, n_bootstrap=10
     )
     assert_same(streamed, recorded)
     assert np.isnan(streamed["relu"]["tuning_curve"][:, 2]).all()
@@ -245,8 +245,10 @@ def test_what_did_not_reach_a_layer_is_left_out_as_from_a_recording(tmp_path):
 def test_shuffles_of_what_reaches_a_layer_need_a_recording():
     stimuli = make_stimuli(40)
     threshold = np.median([float(image.mean()) for image, _ in stimuli])
-    with pytest.raises(ResponseError, match=r"not reached by all stimuli, .*choose null=0"):
-        analyze_network(Forked(threshold).eval(), stimuli, null=10)
+    with pytest.raises(
+        ResponseError, match=r"not reached by all stimuli, .*choose n_permutations=0"
+    ):
+        analyze_network(Forked(threshold).eval(), stimuli, n_permutations=10)
 
 
 def test_negative_responses_are_counted_and_only_what_they_spoil_is_rectified(tmp_path):
@@ -272,9 +274,9 @@ def test_negative_responses_are_never_passed_over():
 
 def test_chunks_do_not_matter(monkeypatch):
     network, stimuli = build("reused"), make_stimuli(50)
-    whole = analyze_network(network, stimuli, null=5)
+    whole = analyze_network(network, stimuli, n_permutations=5)
     monkeypatch.setattr(streaming.network, "CHUNK_STIMULI", 8)
-    chunked = analyze_network(network, stimuli, null=5, batch_size=3)
+    chunked = analyze_network(network, stimuli, n_permutations=5, batch_size=3)
     xr.testing.assert_allclose(whole["relu"].to_dataset(), chunked["relu"].to_dataset())
 
 
@@ -299,10 +301,10 @@ def test_responses_that_are_no_numbers_are_refused_with_layer_and_stimulus():
     ("options", "error", "match"),
     [
         ({"metrics": ["selectivity_class"]}, OptionError, "nearest are class_selectivity"),
-        ({"null": -1}, OptionError, "null=-1"),
+        ({"n_permutations": -1}, OptionError, "n_permutations=-1"),
         ({"signed": "maybe"}, OptionError, "signed='maybe'"),
         ({"pool": "none"}, OptionError, "pool='none'"),
-        ({"null": 10**9}, OptionError, r"null=1000000000 .* GiB .*fit"),
+        ({"n_permutations": 10**9}, OptionError, r"n_permutations=1000000000 .* GiB .*fit"),
         ({"layers": "nowhere"}, LayerError, "nowhere"),
         ({"batch_size": 0}, OptionError, "batch_size=0"),
     ],
@@ -322,7 +324,7 @@ def test_distances_between_responses_that_are_not_kept_are_refused_by_name(monke
 
 
 def test_false_discoveries_are_controlled_whatever_is_measured(tmp_path):
-    asked = {"metrics": ["roc_auc", "localist_selectivity"], "null": 20}
+    asked = {"metrics": ["roc_auc", "localist_selectivity"], "n_permutations": 20}
     recorded, streamed = both(tmp_path, build("reused"), make_stimuli(40), **asked)
     for name in asked["metrics"]:
         assert f"{name}_q" in recorded["relu"]
@@ -343,7 +345,7 @@ def test_histograms_that_do_not_fit_are_left_out_or_refused_by_name(monkeypatch)
 
 
 def test_responses_are_kept_for_nothing_but_what_needs_them(monkeypatch):
-    asked = {"metrics": ["class_selectivity", "precision_at_k"], "null": 3}
+    asked = {"metrics": ["class_selectivity", "precision_at_k"], "n_permutations": 3}
     node = analyze_network(build("reused"), make_stimuli(61), **asked)
     assert {"precision_at_k_p", "class_selectivity_p"} <= set(node["relu"])
     assert node.attrs["inference_needs_recording"] == ""
@@ -351,7 +353,7 @@ def test_responses_are_kept_for_nothing_but_what_needs_them(monkeypatch):
     node = analyze_network(build("reused"), make_stimuli(61), **asked)
     assert "precision_at_k_p" not in node["relu"]
     assert node.attrs["inference_needs_recording"] == "precision_at_k"
-    keeps, options = streaming.options.keeps_responses, {"null": 0, "bootstrap": 0}
+    keeps, options = streaming.options.keeps_responses, {"n_permutations": 0, "n_bootstrap": 0}
     monkeypatch.setattr(streaming.options, "KEPT_BYTES", 1000)
     assert not keeps(["precision_at_k"], 1, 1, **options)
     assert keeps(["gini"], 1, 125, **options)
@@ -373,7 +375,8 @@ from unitprobe.streaming import analyze_network
 dist.init_process_group("gloo")
 for count in (25, 2):
     stimuli = make_stimuli(count, classes=2)
-    result = analyze_network(networks.build_tiny(), stimuli, batch_size=4, null=10, bootstrap=10)
+    options = {'batch_size': 4, 'n_permutations': 10, 'n_bootstrap': 10}
+    result = analyze_network(networks.build_tiny(), stimuli, **options)
     result.to_netcdf(f"{sys.argv[1]}/{count}-{dist.get_rank()}.h5", engine="h5netcdf")
 dist.destroy_process_group()
 """
@@ -403,7 +406,7 @@ def test_many_processes_give_what_one_gives(tmp_path, world):
     # Of 2 stimuli one of three processes sees none.
     for count in (25, 2):
         stimuli = make_stimuli(count, classes=2)
-        alone = analyze_network(networks.build_tiny(), stimuli, null=10, bootstrap=10)
+        alone = analyze_network(networks.build_tiny(), stimuli, n_permutations=10, n_bootstrap=10)
         for rank in range(world):
             with xr.open_datatree(tmp_path / f"{count}-{rank}.h5", engine="h5netcdf") as result:
                 for place in ("/", "relu", "relu_1"):

@@ -40,8 +40,8 @@ def analyze(
     tree: xr.DataTree,
     *,
     metrics: Sequence[str] | None = None,
-    null: int = 0,
-    bootstrap: int = 0,
+    n_permutations: int = 0,
+    n_bootstrap: int = 0,
     seed: int = 0,
     signed: m.SignPolicy = "refuse",
     model: Network | nn.Module | None = None,
@@ -57,10 +57,10 @@ def analyze(
     metrics : sequence of str, optional
         Which statistics, by name, of `unitprobe.metrics.registry`; all that so many stimuli allow
         if None.
-    null : int
+    n_permutations : int
         Label shuffles for the null of every measure by class; 0 for none. The smallest p is
-        ``1 / (null + 1)``: with few shuffles and many units no q can be small.
-    bootstrap : int
+        ``1 / (n_permutations + 1)``: with few shuffles and many units no q can be small.
+    n_bootstrap : int
         Resamples of the stimuli, within class, for 95% intervals; see
         `unitprobe.inference.class_measure_interval`.
     seed : int
@@ -85,10 +85,10 @@ def analyze(
         ``class_fraction_active``. Per ``stimulus``: ``population_sparseness``. Scalars: dimensions,
         and ``components_90_share``, ``components_95_share``, of min(stimuli, units).
 
-        With `null`, per unit and measure by class ``..._null_mean``, ``_z``, ``_p`` (one-sided),
-        ``_q`` (Benjamini-Hochberg over all units of all layers) and ``_corrected`` (minus the
-        null's mean); with `bootstrap` ``_low`` and ``_high``. Where `metrics` is None, only for
-        measures whose resample takes a single sum, ``class_selectivity``, ``ccmas``,
+        With `n_permutations`, per unit and measure by class ``..._null_mean``, ``_z``, ``_p``
+        (one-sided), ``_q`` (Benjamini-Hochberg over all units of all layers) and ``_corrected``
+        (minus the null's mean); with `n_bootstrap` ``_low`` and ``_high``. Where `metrics` is
+        None, only for measures whose resample takes a single sum, ``class_selectivity``, ``ccmas``,
         ``class_correlation``, ``d_prime``, ``anova_f``, ``eta_squared``, and for the null
         ``roc_auc``; name others to have theirs too, which takes longer.
 
@@ -102,7 +102,7 @@ def analyze(
     Raises
     ------
     OptionError
-        A metric is not known, or `null` or `bootstrap` is negative.
+        A metric is not known, or `n_permutations` or `n_bootstrap` is negative.
     LabelError
         The stimuli are of fewer than two classes.
     ResponseError
@@ -118,11 +118,11 @@ def analyze(
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU())
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tree = up.record(network, up.load_stimuli("digits", limit=50), f"{folder}/store.h5")
-    ...     analysis = up.analyze(tree, null=20)
+    ...     analysis = up.analyze(tree, n_permutations=20)
     >>> analysis["2"]["class_selectivity"].sizes
     Frozen({'unit': 5})
     """
-    _check_arguments(tree, metrics, null, bootstrap, seed)
+    _check_arguments(tree, metrics, n_permutations, n_bootstrap, seed)
     if model is not None:
         check_weights(tree, model)
     layers = [name for name, node in tree.children.items() if _array_name(node)]
@@ -145,9 +145,11 @@ def analyze(
     names = list(metrics) if metrics is not None else default_metrics(fewest)
     asked = metrics is not None
     of_class = [name for name in names if MEASURES[name].kind == "class"]
-    null_names = [n for n in of_class if asked or MEASURES[n].null_by_default] if null else []
+    null_names = (
+        [n for n in of_class if asked or MEASURES[n].null_by_default] if n_permutations else []
+    )
     interval_names = (
-        [n for n in of_class if asked or MEASURES[n].interval_by_default] if bootstrap else []
+        [n for n in of_class if asked or MEASURES[n].interval_by_default] if n_bootstrap else []
     )
     nodes: dict[str, xr.Dataset] = {}
     negative: dict[str, int] = {}
@@ -159,8 +161,8 @@ def analyze(
             negative[layer] = int((responses < 0).sum())
             measured = MeasuredLayer(responses, labels[here], classes, signed, layer)
             dataset = place_stimuli(measured.dataset(names), here, len(labels))
-            shuffled = measured.null(dataset, null_names, null, seed)
-            measured.intervals(dataset, interval_names, bootstrap, seed, shuffled)
+            shuffled = measured.null(dataset, null_names, n_permutations, seed)
+            measured.intervals(dataset, interval_names, n_bootstrap, seed, shuffled)
             dataset.attrs.update(signed=signed, negative_responses=negative[layer])
             nodes[layer] = dataset.assign_coords(unit=tree[layer]["unit"].values)
             advance(1)
@@ -178,8 +180,8 @@ def analyze(
         "unitprobe_schema": SCHEMA_VERSION,
         "unitprobe_version": version("unitprobe"),
         **{key: tree.attrs[key] for key in _ATTRIBUTES if key in tree.attrs},
-        "null": null,
-        "bootstrap": bootstrap,
+        "n_permutations": n_permutations,
+        "n_bootstrap": n_bootstrap,
         "seed": seed,
         "signed": signed,
         "stimulus_count": len(labels),
@@ -217,7 +219,11 @@ def read_responses(tree: xr.DataTree, layer: str) -> npt.NDArray[Any]:
 
 
 def _check_arguments(
-    tree: xr.DataTree, metrics: Sequence[str] | None, null: int, bootstrap: int, seed: int
+    tree: xr.DataTree,
+    metrics: Sequence[str] | None,
+    n_permutations: int,
+    n_bootstrap: int,
+    seed: int,
 ) -> None:
     if content_of(tree) != "recording":
         raise StoreError(
@@ -225,7 +231,11 @@ def _check_arguments(
         )
     for name in metrics or ():
         get_measure(name)
-    for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
+    for option, value in (
+        ("n_permutations", n_permutations),
+        ("n_bootstrap", n_bootstrap),
+        ("seed", seed),
+    ):
         if value < 0:
             raise OptionError(f"{option}={value} is negative; give 0 or more")
 

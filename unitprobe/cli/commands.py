@@ -203,8 +203,8 @@ def analyze(
     metrics: Annotated[
         list[str] | None, typer.Option(help="Only this statistic. May be repeated.")
     ] = None,
-    null: Annotated[int, typer.Option(help="Label shuffles for the null.")] = 0,
-    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,
+    n_permutations: Annotated[int, typer.Option(help="Label shuffles for the null.")] = 0,
+    n_bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,
     signed: Signed = "refuse",
     csv: Annotated[Path | None, typer.Option(help="Also write the units to this CSV.")] = None,
     model: Annotated[
@@ -240,8 +240,8 @@ def analyze(
         raise OptionError(f"{out}: the recording, --out and --csv must be different files")
     options = {
         "metrics": metrics,
-        "null": null,
-        "bootstrap": bootstrap,
+        "n_permutations": n_permutations,
+        "n_bootstrap": n_bootstrap,
         "seed": seed,
         "signed": cast(Any, signed),
     }
@@ -290,8 +290,10 @@ def report(
     store: Annotated[Path, typer.Argument(help="A recording, or its analysis.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
     ablation: Annotated[Path | None, typer.Option(help="An ablation of the same network.")] = None,
-    null: Annotated[int, typer.Option(help="Label shuffles, if a recording is given.")] = 1000,
-    bootstrap: Annotated[int, typer.Option(help="Resamples, if a recording is given.")] = 200,
+    n_permutations: Annotated[
+        int, typer.Option(help="Label shuffles, if a recording is given.")
+    ] = 1000,
+    n_bootstrap: Annotated[int, typer.Option(help="Resamples, if a recording is given.")] = 200,
     signed: Signed = "refuse",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -303,7 +305,13 @@ def report(
 
     tree = open_store(store)
     if content_of(tree) == "recording":
-        tree = analyze(tree, null=null, bootstrap=bootstrap, seed=seed, signed=cast(Any, signed))
+        tree = analyze(
+            tree,
+            n_permutations=n_permutations,
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+            signed=cast(Any, signed),
+        )
     swept = None if ablation is None else open_store(ablation)
     page = write_report(tree, out, ablation=swept, overwrite=overwrite)
     typer.echo(f"open {page} in a browser")

@@ -26,7 +26,9 @@ def compare(
     metrics: Annotated[
         list[str] | None, typer.Option(help="Only this statistic of units. May be repeated.")
     ] = None,
-    null: Annotated[int, typer.Option(help="Label shuffles, if a recording is given.")] = 200,
+    n_permutations: Annotated[
+        int, typer.Option(help="Label shuffles, if a recording is given.")
+    ] = 200,
     signed: Signed = "refuse",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -42,7 +44,7 @@ def compare(
         tree = open_store(path)
         if content_of(tree) != "recording":
             return tree
-        return analyze(tree, null=null, seed=seed, signed=cast(Any, signed))
+        return analyze(tree, n_permutations=n_permutations, seed=seed, signed=cast(Any, signed))
 
     table = compare_analyses(
         analysis_of(network), analysis_of(baseline), metrics=metrics, seed=seed

@@ -77,7 +77,9 @@ def _probe(
     tree = record(
         network, stimuli, out / f"{name}.h5", resume=False, overwrite=True, progress=progress
     )
-    analysis = analyze(tree, null=SHUFFLES, bootstrap=RESAMPLES, seed=seed, progress=progress)
+    analysis = analyze(
+        tree, n_permutations=SHUFFLES, n_bootstrap=RESAMPLES, seed=seed, progress=progress
+    )
     save_tree(analysis, out / f"{name}-analysis.h5", overwrite=True)
     ablation = ablate(network, stimuli, batch_size=len(stimuli), progress=progress)
     save_tree(ablation, out / f"{name}-ablation.h5", overwrite=True)

@@ -60,7 +60,7 @@ def _selectivity(analysis: xr.DataTree) -> str:
     if not has(analysis, "class_selectivity_null_mean"):
         return (
             f"{text}. No null was made, so it is not known how much of this chance alone would "
-            "give; analyze with null=1000 to know."
+            "give; analyze with n_permutations=1000 to know."
         )
     chance = float(np.nanmean(layer_values(analysis, "class_selectivity_null_mean")))
     text = f"{text}; the same responses with shuffled labels give {chance:.2f}."
@@ -72,7 +72,7 @@ def _selectivity(analysis: xr.DataTree) -> str:
         f"(q < {LEVEL})"
     )
     if not count:
-        return f"{text}. {_least_share(int(analysis.attrs['null']))}"
+        return f"{text}. {_least_share(int(analysis.attrs['n_permutations']))}"
     shares = {
         layer: float((node["class_selectivity_q"] < LEVEL).mean())
         for layer, node in analysis.children.items()
@@ -91,7 +91,7 @@ def _least_share(shuffles: int) -> str:
     """Return what a null of so many shuffles could have shown: no p is below 1 / (shuffles + 1)."""
     smallest = 1 / (shuffles + 1)
     if smallest >= LEVEL:
-        return f"With {shuffles} shuffles none could be: analyze with null=1000."
+        return f"With {shuffles} shuffles none could be: analyze with n_permutations=1000."
     return (
         f"With {shuffles:,} shuffles no p is below {smallest:.2g}, so that only more than "
         f"{percent(smallest / LEVEL)} of all units together could be seen to be."
@@ -211,13 +211,13 @@ def limits(analysis: xr.DataTree, ablation: xr.DataTree | None) -> list[str]:
         "noise alone makes it positive, the more so the fewer the stimuli of a class and the rarer "
         "the responses. Read it beside the value for shuffled labels, or corrected by it."
     )
-    shuffles = int(analysis.attrs.get("null", 0))
+    shuffles = int(analysis.attrs.get("n_permutations", 0))
     if shuffles:
         notes.append(
             f"With {shuffles:,} shuffles no p can be smaller than {1 / (shuffles + 1):.2g}. q is "
             "the false discovery rate over all units of all layers (Benjamini and Hochberg)."
         )
-    if int(analysis.attrs.get("bootstrap", 0)):
+    if int(analysis.attrs.get("n_bootstrap", 0)):
         notes.append(
             "Intervals are for the stimuli at hand, redrawn within their class. They say nothing "
             "about another network trained in the same way."

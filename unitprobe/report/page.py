@@ -273,7 +273,10 @@ def _facts(analysis: xr.DataTree, ablation: xr.DataTree | None) -> list[tuple[st
         ("Pooling over positions", known.get("pool")),
         ("Stimuli", known.get("stimuli")),
         ("Counts", _counts(analysis)),
-        ("Label shuffles, resamples, seed", _numbers(analysis, "null", "bootstrap", "seed")),
+        (
+            "Label shuffles, resamples, seed",
+            _numbers(analysis, "n_permutations", "n_bootstrap", "seed"),
+        ),
         ("Where responses are negative", known.get("signed")),
         ("unitprobe", known.get("unitprobe_version")),
     ]

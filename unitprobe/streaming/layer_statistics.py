@@ -331,8 +331,8 @@ class LayerStatistics:
         null_names: Sequence[str],
         interval_names: Sequence[str],
         *,
-        null: int,
-        bootstrap: int,
+        n_permutations: int,
+        n_bootstrap: int,
         seed: int,
     ) -> None:
         """Add to `dataset` null and 95% interval of each measure, as `unitprobe.analyze` does."""
@@ -347,8 +347,8 @@ class LayerStatistics:
             kept = self._kept.responses_and_labels()
             some = list(dict.fromkeys([*null_names, *interval_names]))
             for values, draw, names, resamples in (
-                (shuffled, inference.class_measures_null, some, null or bootstrap),
-                (redrawn, inference.class_measures_redrawn, interval_names, bootstrap),
+                (shuffled, inference.class_measures_null, some, n_permutations or n_bootstrap),
+                (redrawn, inference.class_measures_redrawn, interval_names, n_bootstrap),
             ):
                 missing = [name for name in names if name not in values]
                 if missing:

@@ -59,8 +59,8 @@ def analyze_network(
     device: str | torch.device | None = None,
     workers: int = 0,
     metrics: Sequence[str] | None = None,
-    null: int = 0,
-    bootstrap: int = 0,
+    n_permutations: int = 0,
+    n_bootstrap: int = 0,
     seed: int = 0,
     signed: m.SignPolicy = "refuse",
     progress: bool = True,
@@ -87,7 +87,7 @@ def analyze_network(
         `analyze` computes by itself. Where there is not room to keep the responses, the two
         dimensions from distances are left out, as are histograms that would take more than 1 GiB;
         the attribute ``needs_recording`` of the result names them.
-    null, bootstrap, seed
+    n_permutations, n_bootstrap, seed
         As `unitprobe.analyze`, with the same shuffles and resamples. Where there is not room to
         keep the responses, only for measures of class means and variances: ``class_selectivity``,
         ``ccmas``, ``class_correlation``, ``d_prime``, ``anova_f`` and ``eta_squared``; null and
@@ -127,12 +127,12 @@ def analyze_network(
     >>> import torch, unitprobe as up
     >>> from unitprobe.streaming import analyze_network
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU())
-    >>> analysis = analyze_network(network, up.load_stimuli("digits", limit=50), null=20)
+    >>> analysis = analyze_network(network, up.load_stimuli("digits", limit=50), n_permutations=20)
     >>> analysis["2"]["class_selectivity"].sizes
     Frozen({'unit': 5})
     """
     names = check_metrics(metrics, len(stimuli))
-    check_options(pool, signed, null=null, bootstrap=bootstrap, seed=seed)
+    check_options(pool, signed, n_permutations=n_permutations, n_bootstrap=n_bootstrap, seed=seed)
     classes = len(stimuli.class_names)
     counts = np.bincount(stimuli.labels, minlength=classes)
     if np.count_nonzero(counts) < 2:
@@ -151,14 +151,24 @@ def analyze_network(
         probe.unreached.clear()  # that was only to try
         probe.stimulus_count = 0
         units = sum(response.shape[1] for response in example.values())
-        keep = keeps_responses(names, units, len(images), null=null, bootstrap=bootstrap)
+        keep = keeps_responses(
+            names, units, len(images), n_permutations=n_permutations, n_bootstrap=n_bootstrap
+        )
         if not keep:
             names = fit_in_memory(names, units, classes, by_name=metrics is not None)
         null_names, interval_names = measures_with_inference(
-            names, asked=metrics is not None, null=null, bootstrap=bootstrap, keep=keep
+            names,
+            asked=metrics is not None,
+            n_permutations=n_permutations,
+            n_bootstrap=n_bootstrap,
+            keep=keep,
         )
         everywhere, _ = measures_with_inference(
-            names, asked=metrics is not None, null=null or bootstrap, bootstrap=0, keep=True
+            names,
+            asked=metrics is not None,
+            n_permutations=n_permutations or n_bootstrap,
+            n_bootstrap=0,
+            keep=True,
         )
         without_inference = [
             name for name in everywhere if not (keep or name in RESAMPLED_MEASURES)
@@ -172,8 +182,8 @@ def analyze_network(
             counts,
             units,
             *of_sums,
-            null=null,
-            bootstrap=bootstrap,
+            n_permutations=n_permutations,
+            n_bootstrap=n_bootstrap,
             seed=seed,
         )
         drawn_for = {
@@ -218,8 +228,8 @@ def analyze_network(
             "stimuli": images.name,
             "stimuli_fingerprint": images.fingerprint,
             "torch_version": str(torch.__version__),
-            "null": null,
-            "bootstrap": bootstrap,
+            "n_permutations": n_permutations,
+            "n_bootstrap": n_bootstrap,
             "seed": seed,
             "signed": signed,
             "stimulus_count": len(images),
@@ -289,8 +299,8 @@ def _update(
         if chunk.bags:
             raise ResponseError(
                 f"layer {layer!r} was not reached by all stimuli, and which it would be is not "
-                "known beforehand; choose null=0 and bootstrap=0, or other layers, or record, then "
-                "analyze the recording"
+                "known beforehand; choose n_permutations=0 and n_bootstrap=0, or other layers, or "
+                "record, then analyze the recording"
             )
         reached = ~torch.isnan(responses).all(dim=1)
         place = reached.cpu().numpy()
@@ -317,7 +327,7 @@ def _nodes(
     nodes: dict[str, xr.Dataset] = {}
     for layer, of_layer in statistics.items():
         node = of_layer.dataset(names, attributes["stimulus_count"])
-        draws = {key: attributes[key] for key in ("null", "bootstrap", "seed")}
+        draws = {key: attributes[key] for key in ("n_permutations", "n_bootstrap", "seed")}
         of_layer.add_inference(node, null_names, interval_names, **draws)
         node.attrs.update(
             signed=attributes["signed"], negative_responses=of_layer.negative_responses

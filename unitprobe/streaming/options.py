@@ -37,7 +37,9 @@ def check_metrics(metrics: Sequence[str] | None, stimuli: int) -> list[str]:
     return list(metrics)
 
 
-def check_options(pool: str, signed: str, *, null: int, bootstrap: int, seed: int) -> None:
+def check_options(
+    pool: str, signed: str, *, n_permutations: int, n_bootstrap: int, seed: int
+) -> None:
     """Refuse what one pass cannot do.
 
     Raises
@@ -57,16 +59,22 @@ def check_options(pool: str, signed: str, *, null: int, bootstrap: int, seed: in
         )
     if signed not in ("allow", "rectify", "refuse"):
         raise OptionError(f"signed={signed!r} is not known; choose one of allow, rectify, refuse")
-    for option, value in (("null", null), ("bootstrap", bootstrap), ("seed", seed)):
+    for option, value in (
+        ("n_permutations", n_permutations),
+        ("n_bootstrap", n_bootstrap),
+        ("seed", seed),
+    ):
         if value < 0:
             raise OptionError(f"{option}={value} is negative; give 0 or more")
 
 
 def keeps_responses(
-    names: Sequence[str], units: int, stimuli: int, *, null: int, bootstrap: int
+    names: Sequence[str], units: int, stimuli: int, *, n_permutations: int, n_bootstrap: int
 ) -> bool:
     """Tell whether what one pass over sums gives not, or not exactly, is had from all responses."""
-    ranked = set(measures("class")) - set(RESAMPLED_MEASURES) if null or bootstrap else set()
+    ranked = (
+        set(measures("class")) - set(RESAMPLED_MEASURES) if n_permutations or n_bootstrap else set()
+    )
     needed = any(name in {*SKETCHED, *measures(needs=["distances"]), *ranked} for name in names)
     return needed and 8 * units * stimuli <= KEPT_BYTES
 
@@ -104,15 +112,19 @@ def fit_in_memory(names: Sequence[str], units: int, classes: int, *, by_name: bo
 
 
 def measures_with_inference(
-    names: Sequence[str], *, asked: bool, null: int, bootstrap: int, keep: bool
+    names: Sequence[str], *, asked: bool, n_permutations: int, n_bootstrap: int, keep: bool
 ) -> tuple[list[str], list[str]]:
     """Return the measures that get a null, and those that get an interval, as in `analyze`.
 
     Without all responses (`keep`) only those do whose resamples are sums over stimuli.
     """
     of_class = [name for name in names if MEASURES[name].kind == "class"]
-    null_names = [n for n in of_class if asked or MEASURES[n].null_by_default] if null else []
-    wanted = [n for n in of_class if asked or MEASURES[n].interval_by_default] if bootstrap else []
+    null_names = (
+        [n for n in of_class if asked or MEASURES[n].null_by_default] if n_permutations else []
+    )
+    wanted = (
+        [n for n in of_class if asked or MEASURES[n].interval_by_default] if n_bootstrap else []
+    )
     return (
         [name for name in null_names if keep or name in RESAMPLED_MEASURES],
         [name for name in wanted if keep or name in RESAMPLED_MEASURES],
@@ -126,8 +138,8 @@ def draw_resamples(
     null_names: Sequence[str],
     interval_names: Sequence[str],
     *,
-    null: int,
-    bootstrap: int,
+    n_permutations: int,
+    n_bootstrap: int,
     seed: int,
 ) -> dict[str, Resamples]:
     """Draw the resamples that `unitprobe.analyze` draws for the same seed, before any response.
@@ -141,7 +153,7 @@ def draw_resamples(
     """
     shuffled = sums_for([*null_names, *interval_names])
     redrawn = sums_for(interval_names)
-    wanted = {"shuffles": null or bootstrap, "redraws": bootstrap if redrawn else 0}
+    wanted = {"shuffles": n_permutations or n_bootstrap, "redraws": n_bootstrap if redrawn else 0}
     if not shuffled:
         return {}
     sums_bytes = 8 * len(counts) * units
@@ -154,8 +166,9 @@ def draw_resamples(
     if needed > RESAMPLE_BYTES:
         fitting = RESAMPLE_BYTES // sum(bytes_each[kind] for kind in wanted if wanted[kind])
         raise OptionError(
-            f"null={null} and bootstrap={bootstrap} would need {needed / 2**30:.1f} GiB for "
-            f"{units:,} units and {len(counts):,} classes, above {RESAMPLE_BYTES / 2**30:.0f} GiB; "
+            f"n_permutations={n_permutations} and n_bootstrap={n_bootstrap} would need "
+            f"{needed / 2**30:.1f} GiB for {units:,} units and {len(counts):,} classes, "
+            f"above {RESAMPLE_BYTES / 2**30:.0f} GiB; "
             f"{fitting:,} of each fit, or fewer layers or metrics, or record, then analyze the "
             "recording"
         )
