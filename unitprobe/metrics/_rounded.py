@@ -100,7 +100,9 @@ def _round_to_bytes(points: FloatArray) -> Rounded:
     lowest = points.min(axis=0)
     half = points.max(axis=0) / 2 - lowest / 2
     step = max(float(half.max()) / _LARGEST, float(np.finfo(np.float64).tiny))
-    narrow = np.empty(points.shape, dtype=np.int8)
+    units = points.shape[1]
+    # A column of zeros beside a single unit: torch 2.14 multiplies n x 1 by 1 x n bytes wrongly.
+    narrow = np.zeros((len(points), max(units, 2)), dtype=np.int8)
     floor, lost = np.empty(len(points), dtype=np.int32), np.empty(len(points))
 
     def round_rows(start: int) -> None:
@@ -108,14 +110,14 @@ def _round_to_bytes(points: FloatArray) -> Rounded:
         steps = (points[rows] - lowest) / step - _LARGEST
         # The lowest of each coordinate, 0 of a rectified unit, loses nothing.
         whole = np.rint(steps)
-        narrow[rows] = whole
+        narrow[rows, :units] = whole
         floor[rows] = np.einsum("ij,ij->i", whole, whole)
         steps -= whole
         lost[rows] = np.sqrt(np.einsum("ij,ij->i", steps, steps))
 
     run_in_threads(round_rows, range(0, len(points), _ROWS))
     # More than the double precision of the steps, and of distances that are measured, comes to.
-    lost += 1e-6 * np.sqrt(points.shape[1])
+    lost += 1e-6 * np.sqrt(units)
     tensor = torch.from_numpy(narrow)
 
     def multiply(rows: Rows, columns: Rows, products: WholeArray) -> None:
