@@ -27,7 +27,7 @@ from unitprobe.ablation.sweep import (
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches
 from unitprobe.errors import LayerError, ModelError, OptionError
-from unitprobe.inference.rank_correlation import rank_correlation
+from unitprobe.inference.correlation import rank_correlation
 from unitprobe.layers import Layer, as_input, evaluating
 from unitprobe.models import Network, output_indices
 from unitprobe.probe import watch_layers

@@ -1,5 +1,6 @@
 """Is it real? Label-shuffle nulls, bootstrap intervals and control of false discoveries."""
 
+from unitprobe.inference.correlation import RankCorrelation, rank_correlation
 from unitprobe.inference.dimension_null import gaussian_dimension_null
 from unitprobe.inference.estimates import (
     IntervalMethod,
@@ -18,7 +19,6 @@ from unitprobe.inference.networks import (
     mean_over_networks,
 )
 from unitprobe.inference.nulls import class_measures_bootstrap, class_measures_null
-from unitprobe.inference.rank_correlation import RankCorrelation, rank_correlation
 from unitprobe.inference.reliability import (
     SplitHalfReliability,
     TuningReliability,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -81,8 +81,10 @@ class Measure:
         For the documentation: the formula or its words, and who proposed it.
     range : tuple of float
         The smallest and the largest value. An interval never leaves it.
+    valid_range : tuple of float, optional
+        The attribute of the variable, if values may leave `range`.
     range_text : str
-        The same in words, where it depends on the data.
+        The range in words, where it depends on the data.
     largest : callable, optional
         From the numbers of stimuli (class_name,), the largest value, where it depends on them.
     constant : str
@@ -135,6 +137,7 @@ class Measure:
     formula: str = ""
     source: str = ""
     range: tuple[float, float] = (-inf, inf)
+    valid_range: tuple[float, float] | None = None
     range_text: str = ""
     largest: Callable[[IntArray], float] | None = None
     constant: str = ""
@@ -198,6 +201,13 @@ class Measure:
         return self.function(responses)
 
 
+_ANY = (-inf, inf)
+#: Variables of the summary by layer that are not named after a measure.
+_SUMMARIES = {
+    "units": "number of units",
+    "dead_share": "share of units whose response to every stimulus is 0",
+    "selective_share": "share of units whose class selectivity has a q below 0.05",
+}
 # A share of the variance that sums in single precision cannot tell from 0.
 _NEGLIGIBLE_SHARE = 1e-6
 
@@ -310,6 +320,76 @@ def default_metrics(stimuli: int) -> list[str]:
     return [name for name, measure in MEASURES.items() if stimuli >= measure.fewest_stimuli]
 
 
+# How a variable follows from that of its measure: the words around its `long_name`, whether it has
+# the units of the measure, and its range if this is not that of the measure.
+_ENDINGS: Mapping[str, tuple[str, bool, tuple[float, float] | None]] = {
+    "_null_mean": ("{}, mean under permuted labels", True, None),
+    "_z": ("{}, in standard deviations above its mean under permuted labels", False, _ANY),
+    "_p": ("{}, one-sided p-value of permuted labels", False, (0, 1)),
+    "_q": ("{}, false discovery rate over all units of all layers", False, (0, 1)),
+    "_corrected": ("{}, less its mean under permuted labels", True, _ANY),
+    "_low": ("{}, lower end of the 95% interval", True, None),
+    "_high": ("{}, upper end of the 95% interval", True, None),
+    "_class": ("{}, index of the class that has it, -1 for none", False, _ANY),
+    "_share": ("{}, divided by min(stimuli, units)", False, (0, 1)),
+}
+
+
+def variable_attributes(name: str, *, bounded: bool = True) -> dict[str, Any]:
+    """Return the attributes of a variable of an analysis.
+
+    Parameters
+    ----------
+    name : str
+        The name of the variable: that of a measure, alone or with one of the endings of an
+        analysis, such as ``"class_selectivity_p"``.
+    bounded : bool
+        False where negative responses take a measure that assumes non-negative ones out of its
+        range.
+
+    Returns
+    -------
+    dict
+        ``long_name`` and ``units``, and ``valid_range`` (a list of two numbers) where the values
+        have bounds. Empty for an unknown variable.
+
+    Examples
+    --------
+    >>> variable_attributes("roc_auc_p")["long_name"]
+    'area under the ROC curve of the best class, one-sided p-value of permuted labels'
+    >>> variable_attributes("roc_auc")["valid_range"]
+    [0.0, 1.0]
+    """
+    if name in _SUMMARIES:
+        return {"long_name": _SUMMARIES[name], "units": "1"}
+    measure, words, same_units, limits = MEASURES.get(name), "{}", True, None
+    if measure is None:
+        stem = name.removesuffix("_threshold")
+        measure = MEASURES.get(stem)
+        if stem != name and measure is not None and measure.threshold_of is not None:
+            return {
+                "long_name": f"response from which the class of {measure.long_name} is predicted",
+                "units": "response",
+            }
+        for ending, derived in _ENDINGS.items():
+            if name.endswith(ending) and name.removesuffix(ending) in MEASURES:
+                measure = MEASURES[name.removesuffix(ending)]
+                words, same_units, limits = derived
+    if measure is None:
+        return {}
+    if limits is None:
+        limits = measure.valid_range or measure.range
+        if not bounded and measure.assumes_non_negative:
+            limits = _ANY
+    attributes: dict[str, Any] = {
+        "long_name": words.format(measure.long_name),
+        "units": measure.units if same_units else "1",
+    }
+    if any(map(isfinite, limits)):
+        attributes["valid_range"] = [float(limit) for limit in limits]
+    return attributes
+
+
 for _measure in (
     Measure(
         name="class_selectivity",
@@ -319,7 +399,7 @@ for _measure in (
         formula="(mu_max - mu_rest) / (mu_max + mu_rest), every other class counting the same",
         source="Morcos et al. 2018; Leavitt and Morcos 2020",
         range=(0, 1),
-        constant="0",
+        constant="0; NaN if dead",
         needs="means",
         of=partial(selectivity_of_means, weighting="class"),
         assumes_non_negative=True,
@@ -329,10 +409,11 @@ for _measure in (
         kind="class",
         function=selectivity.ccmas,
         long_name="class-conditional mean activity selectivity",
-        formula="the same, every other stimulus counting the same",
+        formula="(mu_max - mu_rest) / (mu_max + mu_rest), every other stimulus counting the same",
         source="Zhou et al. 2018; Gale et al. 2020",
         range=(0, 1),
-        constant="0",
+        valid_range=(-1, 1),
+        constant="0; NaN if dead",
         needs="means",
         of=partial(selectivity_of_means, weighting="stimulus"),
         assumes_non_negative=True,
@@ -546,7 +627,6 @@ for _measure in (
         labelled=True,
         long_name="index of the class of the highest mean response, -1 for none",
         formula="the class of mu_max; -1 for a unit without any response",
-        range=(-1, inf),
         range_text="a class",
     ),
     Measure(
@@ -612,7 +692,6 @@ for _measure in (
         function=sparsity.dead,
         long_name="whether the response to every stimulus is 0",
         formula="exactly 0 to every stimulus",
-        range=(0, 1),
         range_text="true, false",
     ),
     Measure(
