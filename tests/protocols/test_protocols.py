@@ -211,7 +211,7 @@ class TestMorcos:
         assert curves.shape == (2, 6, 4)
         assert np.ptp(curves[:, :, [0, -1]], axis=1).max() == 0
 
-    def test_areas_and_their_place_among_random_orders(self, morcos):
+    def test_areas_and_their_rank_among_random_orders(self, morcos):
         node = morcos["relu1"]
         random = trapezoid(node["random_accuracy"], node["fraction"], axis=-1)
         np.testing.assert_allclose(node["random_auc"], random)
@@ -385,7 +385,7 @@ class TestRanadive:
             ranadive_protocol({0: model}, many, share=0.9, matched=True)
 
 
-def test_an_attribution_is_no_ablation(model, many):
+def test_an_attribution_is_not_an_ablation(model, many):
     for protocol in (zhou_protocol, morcos_protocol, bau_protocol):
         with pytest.raises(OptionError, match="method='attribution' estimates losses"):
             protocol(model, many, method="attribution")

@@ -28,7 +28,7 @@ SMALL = {"img_size": 32, "patch_size": 8, "num_classes": 4}
 
 
 class Plain(nn.Sequential):
-    """Maps of 8, 4, 2 and 1 places with enough units for convolutions of small maps."""
+    """Maps of 8, 4, 2 and 1 positions with enough units for convolutions of small maps."""
 
     def __init__(self):
         layers = [nn.Conv2d(3, 48, 3, 4, 1), nn.ReLU()]
@@ -40,7 +40,7 @@ class Plain(nn.Sequential):
 
 
 class Shortcuts(nn.Module):
-    """Maps of 12 and 7 places with units for tiles: shortcuts, and ReLUs that others read too."""
+    """Maps of 12 and 7 positions with shortcuts, and ReLUs with several readers."""
 
     def __init__(self):
         super().__init__()
