@@ -227,6 +227,36 @@ def test_a_compiled_network_has_one_graph_and_the_same_gradient():
         torch.testing.assert_close(found[0], found[1])
 
 
+class Operators(nn.Module):
+    """Operations called as operators, methods, properties and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = torch.tanh(3 - (x * 2 + x).T.mT.relu_()[:, :4] / 2)
+        return self.last(x)
+
+
+def test_operations_of_a_compiled_network_are_told_apart_by_name():
+    model, images, labels = Operators(), torch.randn(8, 6), torch.arange(8) % 2
+    found = []
+    for forward in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        torch._dynamo.reset()
+        regularizer = up.SelectivityRegularizer(
+            forward, ["relu", "relu_1", "add", "sub"], measure="d_prime", example=images
+        )
+        with regularizer:
+            model.zero_grad()
+            forward(images)
+            regularizer(labels).backward()
+            found.append((regularizer.layer_selectivity, gradients(model)))
+    assert list(found[0][0]) == ["relu", "add", "relu_1", "sub"]
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_a_compiled_network_needs_an_example_before_its_first_batch():
     model = torch.compile(Plain(), backend="eager")
     with pytest.raises(OptionError, match="give the regularizer some stimuli, example=images"):

@@ -44,18 +44,28 @@ class Call(NamedTuple):
 Report = Callable[[Call, Any, tuple[Any, ...], Mapping[str, Any], Any], Any]
 
 
-@lru_cache(maxsize=4096)
-def operation_name(function: Callable[..., Any]) -> str | None:
-    """Return the name of a function as layers are named by, None for what computes no tensor.
-
-    In-place and reflected forms have the name of the plain one: ``relu_`` is ``relu``.
-    """
+def _operation_name(function: Callable[..., Any]) -> str | None:
     name: str = getattr(function, "__name__", "")
     if name in ("__get__", "__set__", "__delete__"):
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")
         return attribute if name == "__get__" and attribute in _FOLLOWED_PROPERTIES else None
     name = name.strip("_")
     return REFLECTED.get(name, name) or None
+
+
+# The compiler calls the function while it traces, instead of tracing it, which fails in some
+# versions. This is what `torch.compiler.assume_constant_result` does, but that loads the compiler,
+# which takes a second.
+_operation_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=4096)
+def operation_name(function: Callable[..., Any]) -> str | None:
+    """Return the name of a function as used in names of layers, None if it computes no tensor.
+
+    In-place and reflected forms have the name of the plain one: ``relu_`` is ``relu``.
+    """
+    return _operation_name(function)
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -258,7 +268,7 @@ class CallWatcher:
         """Run one intercepted function and report it."""
         # The compiler looks through a cache, and warns of it.
         compiling = torch.compiler.is_compiling()
-        operation = (operation_name.__wrapped__ if compiling else operation_name)(function)
+        operation = _operation_name(function) if compiling else operation_name(function)
         composite = operation in COMPOSITES
         # Most functions end here, and a small network feels every microsecond of theirs.
         unwanted = self._operation_names is not None and operation not in self._operation_names
