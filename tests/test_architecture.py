@@ -21,7 +21,7 @@ DEPENDENCY_LAYERS = [
     ["means", "metrics", "models", "progress", "stimuli"],
     ["inference", "layers", "online"],
     ["batches", "responses", "store"],
-    ["probe", "weights"],
+    ["probe"],
     ["ablation", "analysis", "recording", "regularizer"],
     ["plots", "protocols", "streaming"],
     ["report"],
@@ -33,14 +33,10 @@ LAYER_OF = {name: index for index, names in enumerate(DEPENDENCY_LAYERS) for nam
 # To be renamed; this set only gets smaller.
 NAMES_OF_SEVERAL_MODULES = {
     "blocks",
-    "files",
-    "load",
     "network",
     "options",
-    "outputs",
     "stimuli",
     "tables",
-    "weights",
 }
 FUNCTIONS_NAMED_AS_MODULES = {
     "unitprobe.analysis.analyze",

@@ -3,7 +3,7 @@
 from unitprobe import errors, inference, metrics
 from unitprobe.ablation import ablate
 from unitprobe.analysis import analyze, layer_table, unit_table
-from unitprobe.layers import Layer, list_layers
+from unitprobe.layers import Layer, list_layers, weight_norms
 from unitprobe.models import Network, load_model
 from unitprobe.probe import Probe
 from unitprobe.recording import record
@@ -11,7 +11,6 @@ from unitprobe.regularizer import SelectivityRegularizer, alpha_schedule
 from unitprobe.stimuli import Stimuli, load_stimuli
 from unitprobe.store import open_store, save_tree, verify_store
 from unitprobe.streaming import analyze_network
-from unitprobe.weights import weight_norms
 
 __all__ = [
     "Layer",

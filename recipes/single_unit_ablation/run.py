@@ -26,7 +26,7 @@ from runs import CONFIG
 
 from unitprobe.errors import ContentsMismatchError, OptionError, UnitprobeWarning
 from unitprobe.models import Network
-from unitprobe.models.weights import load_weights
+from unitprobe.models.weights_file import load_weights
 from unitprobe.protocols import (
     judge_c9,
     judge_c10,

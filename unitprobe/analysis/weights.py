@@ -9,8 +9,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from unitprobe.errors import StoreError
+from unitprobe.layers import weight_norms
 from unitprobe.models import Network, as_network
-from unitprobe.weights import weight_norms
 
 #: Per unit, as `unitprobe.weight_norms` names and defines them.
 WEIGHT_NORMS = ("incoming_l1", "incoming_l2", "outgoing_l1", "outgoing_l2")

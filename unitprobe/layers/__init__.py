@@ -15,6 +15,7 @@ from unitprobe.layers.outputs import tensor_at, tensors_in, with_tensor_at
 from unitprobe.layers.running import as_input, device_of, evaluating
 from unitprobe.layers.select import Selection, select_layers
 from unitprobe.layers.structure import inside
+from unitprobe.layers.unit_weights import weight_norms
 
 __all__ = [
     "NONLINEARITIES",
@@ -36,5 +37,6 @@ __all__ = [
     "select_layers",
     "tensor_at",
     "tensors_in",
+    "weight_norms",
     "with_tensor_at",
 ]

@@ -1,8 +1,8 @@
 """Load networks with their own preprocessing: timm, torchvision, or any Python callable."""
 
-from unitprobe.models.load import load_model
 from unitprobe.models.network import Network, as_network, describe_transform
-from unitprobe.models.outputs import output_indices
+from unitprobe.models.network_sources import load_model
+from unitprobe.models.output_classes import output_indices
 from unitprobe.models.transforms import ConvertMode, plain_transform
 
 __all__ = [

@@ -19,7 +19,7 @@ from unitprobe.inference import false_discovery_rate
 from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, as_network
-from unitprobe.models.weights import load_weights
+from unitprobe.models.weights_file import load_weights
 from unitprobe.protocols.assembling import assemble, nodes_of
 from unitprobe.protocols.measuring import measure_units
 from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly

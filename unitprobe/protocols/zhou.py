@@ -13,7 +13,7 @@ from unitprobe.ablation import ablate
 from unitprobe.ablation.replacements import Mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import compare_to_baseline, false_discovery_rate
-from unitprobe.layers import Selection
+from unitprobe.layers import Selection, weight_norms
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network
 from unitprobe.protocols.assembling import assemble, nodes_of
@@ -22,7 +22,6 @@ from unitprobe.protocols.measuring import measure_units
 from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
-from unitprobe.weights import weight_norms
 
 DAMAGES = ("accuracy_drop", "max_class_accuracy_drop")
 PREDICTORS = ("class_selectivity", "class_correlation", "incoming_l1", "activity")

@@ -1,7 +1,7 @@
 """Load labelled images: embedded digits, folders, torchvision sets, arrays."""
 
-from unitprobe.stimuli.load import load_stimuli
-from unitprobe.stimuli.stimuli import Stimuli
+from unitprobe.stimuli.labelled_images import Stimuli
+from unitprobe.stimuli.stimulus_sources import load_stimuli
 
 __all__ = [
     "Stimuli",

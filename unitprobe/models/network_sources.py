@@ -18,9 +18,9 @@ from unitprobe.errors import (
 )
 from unitprobe.models.download import building, reach_hub, reach_url
 from unitprobe.models.network import Network, one_line, stated_input_size
-from unitprobe.models.outputs import imagenet_names
+from unitprobe.models.output_classes import imagenet_names
 from unitprobe.models.transforms import convert_mode, plain_transform
-from unitprobe.models.weights import load_weights
+from unitprobe.models.weights_file import load_weights
 
 _FORMS = "'timm:NAME', 'torchvision:NAME' or 'package.module:callable'"
 

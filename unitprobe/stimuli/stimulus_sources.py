@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unitprobe.errors import LabelError, OptionError, StimuliError
-from unitprobe.stimuli.files import IMAGE_SUFFIXES, ImageFiles
-from unitprobe.stimuli.stimuli import Stimuli
+from unitprobe.stimuli.image_files import IMAGE_SUFFIXES, ImageFiles
+from unitprobe.stimuli.labelled_images import Stimuli
 
 _FORMS = "'digits', 'imagefolder:DIR', 'cifar10:DIR', 'cifar100:DIR' or 'array:FILE.npz'"
 

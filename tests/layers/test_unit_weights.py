@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from unitprobe.errors import LayerNotFoundError
-from unitprobe.weights import weight_norms
+from unitprobe.layers import weight_norms
 
 NAMES = ["incoming_l1", "incoming_l2", "outgoing_l1", "outgoing_l2"]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from unitprobe.errors import LabelError, StimuliError
-from unitprobe.stimuli.files import ImageFiles
+from unitprobe.stimuli.image_files import ImageFiles
 
 #: Images that are hashed together.
 _HASHED = 256
