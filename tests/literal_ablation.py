@@ -5,6 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from unitprobe import Value
+
+
+def with_value(mode, value):
+    """The mode, where "value" stands for this value."""
+    return Value(value) if mode == "value" else mode
+
 
 class Convolutional(nn.Module):
     """A convolution under batch norm whose ReLU is functional and works in place."""

@@ -144,7 +144,7 @@ def test_the_partial_engine_gives_the_same(gpu, stimuli, mode):
 
 
 def test_an_attribution_is_the_same(gpu, stimuli):
-    here, there = (up.ablate(small(), stimuli, method="attribution", device=d) for d in (None, gpu))
+    here, there = (up.attribute(small(), stimuli, device=d) for d in (None, gpu))
     assert_same(here, there, 1e-3)
 
 

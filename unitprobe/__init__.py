@@ -1,7 +1,7 @@
 """Tells what the single units of an image network do, and whether it matters."""
 
 from unitprobe import errors, inference, metrics
-from unitprobe.ablation import ablate
+from unitprobe.ablation import Noise, Value, ablate, attribute
 from unitprobe.analysis import analyze, layer_table, unit_table
 from unitprobe.layers import Layer, list_layers, weight_norms
 from unitprobe.models import Network, load_model
@@ -15,13 +15,16 @@ from unitprobe.streaming import analyze_network
 __all__ = [
     "Layer",
     "Network",
+    "Noise",
     "Probe",
     "SelectivityRegularizer",
     "Stimuli",
+    "Value",
     "ablate",
     "alpha_schedule",
     "analyze",
     "analyze_network",
+    "attribute",
     "errors",
     "inference",
     "layer_table",

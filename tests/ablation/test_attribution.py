@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from literal_ablation import NETWORKS, Convolutional, Tokens, images_of
+from literal_ablation import NETWORKS, Convolutional, Tokens, images_of, with_value
 from torch import nn
 from torch.nn import functional
 
@@ -17,8 +17,7 @@ MODES = ("zero", "value", "mean", "class_mean", "resample")
 
 
 def estimate(model, stimuli, layers, **options):
-    options = {"check_units": 0, **options}
-    return up.ablate(model, stimuli, layers=layers, method="attribution", **options)
+    return up.attribute(model, stimuli, layers=layers, **{"check_units": 0, **options})
 
 
 def new_values(mode, activation, labels):
@@ -47,7 +46,7 @@ def test_the_estimate_is_the_gradient_times_the_change(name, mode, stimuli):
     (gradient,) = torch.autograd.grad(loss, activation)
     moved, slope = (x.detach().movedim(axis, 1).flatten(2) for x in (activation, gradient))
     expected = (slope * (new_values(mode, moved, labels) - moved)).sum(2).numpy()
-    node = estimate(model, stimuli, layer, mode=mode, value=0.7, seed=3, batch_size=7)[layer]
+    node = estimate(model, stimuli, layer, mode=with_value(mode, 0.7), seed=3, batch_size=7)[layer]
     np.testing.assert_allclose(node["loss_increase"], expected.mean(0), atol=2e-6)
     by_class = [expected[stimuli.labels == c].mean(0) for c in range(4)]
     np.testing.assert_allclose(node["class_loss_increase"], np.transpose(by_class), atol=5e-6)
@@ -66,7 +65,7 @@ def test_layers_that_are_overwritten_later_have_their_own_gradient(reused, stimu
     images = images_of(stimuli)
     labels = torch.from_numpy(stimuli.labels)
 
-    class NotInPlace(nn.Module):
+    class OutOfPlace(nn.Module):
         def forward(self, x):
             kept = {"conv1": reused.conv1(x)}
             kept["bn1"] = reused.bn1(kept["conv1"])
@@ -76,7 +75,7 @@ def test_layers_that_are_overwritten_later_have_their_own_gradient(reused, stimu
             kept["relu_1"] = kept["add"].relu()
             return reused.head(kept["relu_1"].mean((2, 3))), kept
 
-    logits, kept = NotInPlace()(images)
+    logits, kept = OutOfPlace()(images)
     loss = functional.cross_entropy(logits, labels, reduction="sum")
     gradients = torch.autograd.grad(loss, list(kept.values()))
     assert set(kept) < set(tree.children)
@@ -118,9 +117,9 @@ def test_groups_add_up_and_directions_are_those_of_the_gradient(stimuli):
 @pytest.mark.parametrize("mode", MODES)
 def test_integrated_gradients_add_up_to_the_ablation_of_the_whole_layer(mode, stimuli):
     model = Convolutional().eval()
-    options = {"mode": mode, "value": 0.7, "seed": 3}
+    options = {"mode": with_value(mode, 0.7), "seed": 3}
     whole = up.ablate(model, stimuli, layers="relu", groups=[range(5)], **options)["relu"]
-    found = estimate(model, stimuli, "relu", attribution_steps=64, **options)["relu"]
+    found = estimate(model, stimuli, "relu", steps=64, **options)["relu"]
     exact = float(whole["loss_increase"][0])
     assert float(found["loss_increase"].sum()) == pytest.approx(exact, rel=1e-2, abs=1e-4)
 
@@ -139,10 +138,7 @@ def test_the_effect_of_the_only_unit_of_a_layer_is_exact_in_many_steps(stimuli):
     model = Narrow().eval()
     exact = float(up.ablate(model, stimuli, layers="conv")["conv"]["loss_increase"][0])
     error = [
-        abs(
-            float(estimate(model, stimuli, "conv", attribution_steps=k)["conv"]["loss_increase"][0])
-            - exact
-        )
+        abs(float(estimate(model, stimuli, "conv", steps=k)["conv"]["loss_increase"][0]) - exact)
         for k in (0, 1, 30)
     ]
     assert error[2] < error[0] / 10
@@ -194,7 +190,7 @@ def test_the_root_is_that_of_a_sweep(stimuli):
     model = Convolutional().eval()
     sweep = up.ablate(model, stimuli, layers="relu")
     for steps in (0, 2):
-        tree = estimate(model, stimuli, "relu", attribution_steps=steps, batch_size=11)
+        tree = estimate(model, stimuli, "relu", steps=steps, batch_size=11)
         for name in ("accuracy", "class_accuracy", "balanced_accuracy", "loss", "class_count"):
             np.testing.assert_allclose(tree[name], sweep[name], rtol=1e-6)
         assert tree.attrs["method"] == "attribution"
@@ -205,7 +201,7 @@ def test_the_network_is_left_as_it_was(reused, stimuli):
     reused.train()
     reused.conv1.weight.requires_grad_(False)
     state = {key: value.clone() for key, value in reused.state_dict().items()}
-    estimate(reused, stimuli, "activations", check_units=3, attribution_steps=1)
+    estimate(reused, stimuli, "activations", check_units=3, steps=1)
     assert reused.training
     assert all(torch.equal(state[key], value) for key, value in reused.state_dict().items())
     assert networks.count_hooks(reused) == 0
@@ -235,7 +231,7 @@ def test_a_network_that_keeps_its_gradients_to_itself_is_refused(stimuli):
             with torch.no_grad():
                 return super().forward(x)
 
-    with pytest.raises(ModelError, match=r"without gradients.* method='auto'"):
+    with pytest.raises(ModelError, match=r"without gradients.* use ablate"):
         estimate(Closed().eval(), stimuli, "relu")
 
 
@@ -252,9 +248,9 @@ def test_the_estimate_can_be_saved(stimuli, tmp_path):
     ("options", "match"),
     [
         ({"mode": "noise"}, "no first-order effect"),
-        ({"attribution_steps": -1}, "attribution_steps=-1"),
+        ({"mode": up.Noise(0.5)}, "no first-order effect"),
+        ({"steps": -1}, "steps=-1"),
         ({"check_units": -1}, "check_units=-1"),
-        ({"logit_changes": True, "path": "never.h5"}, "computes no ablated logits"),
     ],
 )
 def test_a_mistake_is_one_clear_line(stimuli, options, match):

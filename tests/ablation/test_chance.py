@@ -11,13 +11,13 @@ COUNT = np.array([12, 5, 0, 9])
 INTACT = np.array([10, 2, 0, 6])
 
 
-def literal_null(lost, gained, resamples, seed=0):
+def literal_null(lost, gained, n_permutations, seed=0):
     """Largest class drops of ablations that hit stimuli irrespective of their class."""
     rng = np.random.default_rng(seed)
     label = np.repeat(np.arange(4), COUNT)
     right = np.concatenate([np.arange(n) < k for n, k in zip(COUNT, INTACT, strict=True)])
     largest = []
-    for _ in range(resamples):
+    for _ in range(n_permutations):
         after = right.copy()
         after[rng.permutation(np.flatnonzero(right))[:lost]] = False
         after[rng.permutation(np.flatnonzero(~right))[:gained]] = True
@@ -40,11 +40,11 @@ TARGETS = [  # lost and gained of each class
 ]
 
 
-def chance(targets, resamples=4000, seed=0):
+def chance(targets, n_permutations=4000, seed=0):
     lost, gained = (np.array(x) for x in zip(*targets, strict=True))
     ablated = np.stack([ablated_so(*target) for target in targets])
     return max_drop_chance(
-        COUNT, INTACT, ablated, lost.sum(1), gained.sum(1), resamples=resamples, seed=seed
+        COUNT, INTACT, ablated, lost.sum(1), gained.sum(1), n_permutations=n_permutations, seed=seed
     )
 
 
@@ -60,7 +60,7 @@ def test_mean_and_p_are_those_of_a_loop_over_permutations():
         assert found.p[place] == pytest.approx(p, abs=4 * (p * (1 - p) / 2000) ** 0.5 + 1e-9)
 
 
-def test_an_ablation_that_changes_nothing_or_everything_has_a_chance_level():
+def test_an_ablation_that_changes_nothing_or_everything_is_no_surprise():
     found = chance([TARGETS[4], TARGETS[5]])
     np.testing.assert_array_equal(found.p, [1, 1])
     np.testing.assert_allclose(found.mean, [0, max(INTACT[[0, 1, 3]] / COUNT[[0, 1, 3]])])
@@ -84,13 +84,13 @@ def test_where_stimuli_are_hit_at_random_p_is_not_small_too_often():
     """Under the null, p <= 0.1 in no more than about a tenth of the cases."""
     rng = np.random.default_rng(1)
     lost = rng.multivariate_hypergeometric(INTACT, 6, size=400)
-    found = chance([(row, np.zeros(4, dtype=int)) for row in lost], resamples=999)
+    found = chance([(row, np.zeros(4, dtype=int)) for row in lost], n_permutations=999)
     assert np.mean(found.p <= 0.1) < 0.1 + 3 * (0.09 / 400) ** 0.5
 
 
 def test_the_result_holds_it_beside_the_drop(stimuli):
     model = Convolutional().eval()
-    tree = up.ablate(model, stimuli, layers="relu", null=200, seed=1)
+    tree = up.ablate(model, stimuli, layers="relu", n_permutations=200, seed=1)
     node = tree["relu"]
     for name in ("null_mean", "p"):
         assert node[f"max_class_accuracy_drop_{name}"].dims == ("unit",)
@@ -99,6 +99,6 @@ def test_the_result_holds_it_beside_the_drop(stimuli):
     assert float(p.max()) <= 1
     unchanged = node["changed_predictions"] == 0
     assert (p.where(unchanged, 1) == 1).all()
-    assert tree.attrs["null"] == 200
-    without = up.ablate(model, stimuli, layers="relu", null=0)["relu"]
+    assert tree.attrs["n_permutations"] == 200
+    without = up.ablate(model, stimuli, layers="relu", n_permutations=0)["relu"]
     assert "max_class_accuracy_drop_p" not in without

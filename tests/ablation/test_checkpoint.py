@@ -1,4 +1,4 @@
-"""A sweep that is interrupted resumes."""
+"""A sweep that is interrupted goes on where it stopped."""
 
 import os
 import signal
@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 import unitprobe as up
 from unitprobe.ablation import checkpoint, sweep
 from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.joint import accuracy_without
 from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
+from unitprobe.ablation.settings import SweepOptions
 from unitprobe.cli.commands import app
 from unitprobe.errors import (
     ContentsMismatchError,
@@ -28,7 +30,6 @@ from unitprobe.errors import (
     StoreNotFoundError,
 )
 from unitprobe.protocols import morcos_protocol
-from unitprobe.protocols.across import accuracy_without
 from unitprobe.store.lock import RecordingLock
 
 TESTS = Path(__file__).parent.parent
@@ -87,7 +88,7 @@ def test_an_interrupted_sweep_ends_with_the_same_numbers(mode, count, stimuli, i
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
 
 
-def test_the_current_batch_is_the_same_when_another_size_would_fit_by_now(
+def test_the_batch_in_hand_is_the_same_when_another_size_would_fit_by_now(
     stimuli, interrupt, tmp_path, monkeypatch
 ):
     model = literal_ablation.Convolutional().eval()
@@ -203,17 +204,16 @@ def test_interrupted_across_layers_it_ends_with_the_same_numbers(count, stimuli,
     torch.manual_seed(0)
     layers = [torch.nn.Flatten(), torch.nn.Linear(192, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4)]
     model = torch.nn.Sequential(Images(), *layers).eval()
-    options = {"mode": "noise", "seed": 0, "run": {"batch_size": 8, "progress": False}}
+    options = SweepOptions("noise", batch_size=8, progress=False)
     sets = [[0, 1], [4], [2, 3, 4], []]
-    whole = accuracy_without(model, stimuli, {"3": 5}, sets, **options)
-    options["run"]["keep"] = tmp_path
+    whole = accuracy_without(model, stimuli, {"3": 5}, sets, options)
     # Two passes to list the layers and to identify the sweep, one a batch to measure the units,
     # then the intact network and four sets for each of four batches.
     Images.left = 2 + 4 + 5 * count + 2
     with pytest.raises(InterruptedTestError):
-        accuracy_without(model, stimuli, {"3": 5}, sets, **options)
+        accuracy_without(model, stimuli, {"3": 5}, sets, options, keep=tmp_path)
     Images.left = 10**6
-    again = accuracy_without(model, stimuli, {"3": 5}, sets, **options)
+    again = accuracy_without(model, stimuli, {"3": 5}, sets, options, keep=tmp_path)
     assert again[0] == whole[0]
     assert again[1].tolist() == whole[1].tolist()
     assert 10**6 - Images.left <= 2 + 4 + 5 * (4 - count)
@@ -249,8 +249,17 @@ test_checkpoint.run_command(sys.argv[2])
 
 
 def run_command(path):
-    words = ["ablate", "digits_network:build", "digits", "--limit", "600", "--batch-size", "4"]
-    words += ["--protocol", "bau", "--random-sets", "2", "--out", str(path)]
+    words = [
+        "protocol",
+        "bau",
+        "digits_network:build",
+        "digits",
+        "--limit",
+        "600",
+        "--batch-size",
+        "4",
+    ]
+    words += ["--n-random", "2", "--out", str(path)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.exception
 
@@ -294,7 +303,7 @@ def test_a_protocol_leaves_a_folder_of_something_else_alone(tmp_path):
     assert (folder / "data").exists()
 
 
-def test_a_protocol_begins_again_if_asked_to(tmp_path):
+def test_a_protocol_begins_anew_if_asked_to(tmp_path):
     def fail(*, resume):
         with checkpoint.keeping(tmp_path / "a.h5", resume=resume) as folder:
             before = folder.exists()

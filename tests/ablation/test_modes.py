@@ -1,25 +1,26 @@
-"""What replaces a unit, against the same replacement written by hand."""
+"""What takes the place of a unit, against the same replacement written out by hand."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
-from literal_ablation import NETWORKS, Convolutional, assert_is, images_of, lost
+from literal_ablation import NETWORKS, Convolutional, assert_is, images_of, lost, with_value
 from torch import nn
 
 import unitprobe as up
+from unitprobe.ablation.forward_passes import Batch
 from unitprobe.ablation.outcome import Answers, Outcomes
 from unitprobe.ablation.replacements import (
-    Batch,
+    AddedNoise,
     ClassMean,
     Mean,
-    Noise,
     Resample,
     RunningStatistics,
     Statistics,
     random_partners,
 )
+from unitprobe.ablation.settings import format_mode, parse_mode
 from unitprobe.ablation.targets import Targets
 from unitprobe.errors import LayerError, OptionError
 from unitprobe.layers import Layer
@@ -61,7 +62,9 @@ def with_units(activation, new, units, axis):
 @pytest.mark.parametrize("mode", CONSTANT)
 def test_a_unit_is_replaced_at_every_position(mode, network, stimuli):
     model, layer, axis = network
-    node = up.ablate(model, stimuli, layers=layer, mode=mode, value=1.25, seed=3, batch_size=7)
+    node = up.ablate(
+        model, stimuli, layers=layer, mode=with_value(mode, 1.25), seed=3, batch_size=7
+    )
     activation = model.first(images_of(stimuli))
     new = replaced(mode, activation, axis, stimuli.labels)
     intact = model.rest(activation)
@@ -75,7 +78,9 @@ def test_a_unit_is_replaced_at_every_position(mode, network, stimuli):
 def test_the_units_of_a_group_are_replaced_together(mode, network, stimuli):
     model, layer, axis = network
     groups = [[0, 3], [1], [4, 2, 0]]
-    node = up.ablate(model, stimuli, layers=layer, groups=groups, mode=mode, value=1.25, seed=3)
+    node = up.ablate(
+        model, stimuli, layers=layer, groups=groups, mode=with_value(mode, 1.25), seed=3
+    )
     activation = model.first(images_of(stimuli))
     new = replaced(mode, activation, axis, stimuli.labels)
     for number, group in enumerate(groups):
@@ -86,12 +91,12 @@ def test_the_units_of_a_group_are_replaced_together(mode, network, stimuli):
 
 def test_noise_has_the_units_own_deviation_and_is_added_at_every_position(network, stimuli):
     model, layer, axis = network
-    node = up.ablate(model, stimuli, layers=layer, mode="noise", noise_scale=2.0, seed=5)[layer]
+    node = up.ablate(model, stimuli, layers=layer, mode=up.Noise(2.0), seed=5)[layer]
     activation = model.first(images_of(stimuli))
     moved = activation.movedim(axis, 1)
     deviation = moved.flatten(2).std((0, 2), correction=0)
     statistics = {layer: Statistics(deviation, deviation, deviation)}
-    noise = Noise(statistics, scale=2.0, seed=5)
+    noise = AddedNoise(statistics, scale=2.0, seed=5)
     normal = torch.stack([noise._noise(layer, i, tuple(moved.shape[1:])) for i in range(26)])
     shape = (1, 5, *(1,) * (moved.ndim - 2))
     new = (moved + 2 * deviation.reshape(shape) * normal).movedim(1, axis)
@@ -102,13 +107,13 @@ def test_noise_has_the_units_own_deviation_and_is_added_at_every_position(networ
 
 
 def test_noise_is_standard_normal_and_its_own_for_every_stimulus_layer_and_seed():
-    noise = Noise({}, scale=1.0, seed=0)
+    noise = AddedNoise({}, scale=1.0, seed=0)
     draws = torch.stack([noise._noise("relu", number, (8, 50)) for number in range(50)])
     assert abs(float(draws.mean())) < 0.03
     assert abs(float(draws.std()) - 1) < 0.03
     assert len({float(draw[0, 0]) for draw in draws}) == 50
     assert not torch.equal(draws[0], noise._noise("gelu", 0, (8, 50)))
-    assert not torch.equal(draws[0], Noise({}, scale=1.0, seed=1)._noise("relu", 0, (8, 50)))
+    assert not torch.equal(draws[0], AddedNoise({}, scale=1.0, seed=1)._noise("relu", 0, (8, 50)))
 
 
 def test_weights_silences_the_convolution_as_zeroed_weight_and_bias_do(stimuli):
@@ -128,7 +133,7 @@ def test_weights_silences_the_convolution_as_zeroed_weight_and_bias_do(stimuli):
 @pytest.mark.parametrize("mode", [*CONSTANT, "noise"])
 def test_the_unit_axes_as_directions_are_the_units(mode, network, stimuli):
     model, layer, _ = network
-    options = {"layers": layer, "mode": mode, "value": 0.5, "seed": 1, "null": 0}
+    options = {"layers": layer, "mode": with_value(mode, 0.5), "seed": 1, "n_permutations": 0}
     units = up.ablate(model, stimuli, **options)[layer]
     rotated = up.ablate(model, stimuli, directions=np.eye(5), **options)[layer]
     scaled = up.ablate(model, stimuli, directions=3 * np.eye(5)[[2]], **options)[layer]
@@ -157,7 +162,9 @@ def test_a_direction_is_projected_out(network, stimuli):
 def test_the_batch_size_changes_nothing(mode, stimuli):
     model = Convolutional().eval()
     few, all_at_once = (
-        up.ablate(model, stimuli, layers="relu", mode=mode, batch_size=size, seed=2)["relu"]
+        up.ablate(
+            model, stimuli, layers="relu", mode=with_value(mode, 0.0), batch_size=size, seed=2
+        )["relu"]
         for size in (5, 26)
     )
     for name, values in few.data_vars.items():
@@ -184,7 +191,7 @@ def test_statistics_are_those_of_all_positions_of_all_batches(dtype, positions):
 @pytest.mark.parametrize("mode", [*CONSTANT, "noise", "weights"])
 def test_networks_in_half_precision_can_be_ablated(mode, stimuli):
     model = Convolutional().eval().bfloat16()
-    node = up.ablate(model, stimuli, layers="relu", mode=mode)["relu"]
+    node = up.ablate(model, stimuli, layers="relu", mode=with_value(mode, 0.0))["relu"]
     assert np.isfinite(node["loss_increase"]).all()
     assert (node["loss_increase"] != 0).any()
 
@@ -218,7 +225,10 @@ def test_one_stimulus_has_no_other_to_take_from(stimuli):
         ({"directions": np.eye(4)}, r"shape \(4, 4\) .*5 units"),
         ({"directions": np.zeros((1, 5))}, "zero row"),
         ({"units": {"gelu": [0]}}, "layer 'relu' is swept, but only 'gelu'"),
-        ({"null": -1}, "null=-1"),
+        ({"n_permutations": -1}, "n_permutations=-1"),
+        ({"mode": "sero"}, "mode='sero' is not known"),
+        ({"mode": "value"}, r"mode='value' needs a number; give Value\(0.3\)"),
+        ({"method": "attribution"}, "method='attribution' is not known"),
         ({"logit_changes": True}, "give path="),
     ],
 )
@@ -271,7 +281,7 @@ class Windows(nn.Module):
 @pytest.mark.parametrize("mode", CONSTANT)
 def test_windows_are_replaced_as_the_positions_of_their_stimulus(mode, stimuli):
     model = Windows().eval()
-    options = {"mode": mode, "value": 1.25, "seed": 3, "batch_size": 7}
+    options = {"mode": with_value(mode, 1.25), "seed": 3, "batch_size": 7}
     node = up.ablate(model, stimuli, layers="relu", **options)["relu"].to_dataset()
     rows = torch.relu(model.inner(images_of(stimuli).transpose(1, 2).reshape(-1, 24)))
     windows = rows.reshape(26, 8, 5)
@@ -291,7 +301,7 @@ def test_an_activation_without_its_stimuli_is_refused_where_they_are_needed(mode
     replacement = {
         "class_mean": ClassMean(statistics),
         "resample": Resample(lambda targets, numbers: torch.zeros(32, 5), np.arange(4)),
-        "noise": Noise(statistics, scale=1.0, seed=0),
+        "noise": AddedNoise(statistics, scale=1.0, seed=0),
     }[mode]
     with pytest.raises(LayerError, match=f"{mode}.* 'merged' gives 32 for 4 stimuli"):
         replacement(targets, [0], torch.zeros(32, 1), batch)
@@ -312,7 +322,7 @@ def test_stimuli_that_are_lost_and_gained_are_counted_batch_after_batch():
     logits = torch.randn(40, 4)
     ablated = torch.randn(3, 40, 4)
     labels = torch.arange(40) % 3
-    output_of_class = torch.tensor([2, 0, 3])  # output 1 is not a class of the stimuli
+    output_of_class = torch.tensor([2, 0, 3])  # output 1 is no class of the stimuli
     found = Outcomes.empty(4, 3)
     for some in (slice(0, 15), slice(15, 40)):
         answers = Answers.of(logits[some], labels[some], output_of_class)
@@ -330,3 +340,37 @@ def test_stimuli_that_are_lost_and_gained_are_counted_batch_after_batch():
             after[(labels == c).numpy()].sum() for c in range(3)
         ]
     assert all((array[0] == 0).all() for array in found.arrays().values())
+
+
+def test_a_name_of_noise_is_noise_of_the_unit_s_own_deviation(stimuli):
+    model = Convolutional().eval()
+    by_name, by_scale, less = (
+        up.ablate(model, stimuli, layers="relu", mode=mode)
+        for mode in ("noise", up.Noise(1.0), up.Noise(0.5))
+    )
+    assert by_name.identical(by_scale)
+    assert by_name.attrs["mode"] == less.attrs["mode"] == "noise"
+    assert (by_name.attrs["noise_scale"], less.attrs["noise_scale"]) == (1.0, 0.5)
+    assert not np.allclose(by_name["relu"]["loss_increase"], less["relu"]["loss_increase"])
+
+
+@pytest.mark.parametrize(
+    "text", ["zero", "mean", "class_mean", "resample", "weights", "noise:0.5", "value:-0.3"]
+)
+def test_the_command_line_names_every_mode(text):
+    assert format_mode(parse_mode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: up.Noise(-1), "the scale must be a finite number, 0 or more"),
+        (lambda: up.Value(float("nan")), "must be a finite number"),
+        (lambda: parse_mode("value"), "needs a number"),
+        (lambda: parse_mode("noise:much"), "give noise:0.5"),
+        (lambda: parse_mode("mean:3"), "only noise and value take a number"),
+    ],
+)
+def test_a_number_that_a_mode_cannot_take_is_refused(make, match):
+    with pytest.raises(OptionError, match=match):
+        make()

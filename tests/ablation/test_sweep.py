@@ -204,14 +204,20 @@ class Squeezing(TwoLayers):
         return self.head(nn.functional.adaptive_avg_pool2d(x, 1).squeeze()).log_softmax(1)
 
 
+def run(method, model, stimuli, **options):
+    if method == "attribution":
+        return up.attribute(model, stimuli, **options)
+    return up.ablate(model, stimuli, method=method, **options)
+
+
 @pytest.mark.parametrize("mode", ["mean", "weights"])
 @pytest.mark.parametrize("method", ["full", "partial_forward", "attribution"])
 def test_no_stimulus_is_shown_alone_to_a_network_that_may_squeeze_it_away(stimuli, method, mode):
     model = Squeezing().eval()
-    options = {"layers": "relu", "method": method, "mode": mode, "progress": False}
-    together = up.ablate(model, stimuli, batch_size=len(stimuli), **options)
+    options = {"layers": "relu", "mode": mode, "progress": False}
+    together = run(method, model, stimuli, batch_size=len(stimuli), **options)
     for batch_size in (len(stimuli) - 1, 1):
-        in_parts = up.ablate(model, stimuli, batch_size=batch_size, **options)
+        in_parts = run(method, model, stimuli, batch_size=batch_size, **options)
         for layer in together.children:
             np.testing.assert_allclose(
                 in_parts[layer]["loss_increase"], together[layer]["loss_increase"], atol=1e-6
@@ -221,4 +227,4 @@ def test_no_stimulus_is_shown_alone_to_a_network_that_may_squeeze_it_away(stimul
 @pytest.mark.parametrize("method", ["full", "attribution"])
 def test_a_single_stimulus_that_the_network_squeezes_away_is_refused_in_one_line(stimuli, method):
     with pytest.raises(ModelError, match=r"does not run on stimuli of shape \(1, 3, 8, 8\)"):
-        up.ablate(Squeezing().eval(), stimuli.select([0]), layers="relu", method=method)
+        run(method, Squeezing().eval(), stimuli.select([0]), layers="relu")

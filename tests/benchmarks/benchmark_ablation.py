@@ -26,9 +26,10 @@ from timing import Row, row_of
 from torch import Tensor, nn
 
 from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.forward_passes import Batch
 from unitprobe.ablation.partial_forward.network_graph import capture_graph
 from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
-from unitprobe.ablation.replacements import Batch, Constant
+from unitprobe.ablation.replacements import Constant
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import list_layers, select_layers
 from unitprobe.memory import keeping_freed_memory

@@ -9,8 +9,8 @@ from timing import Row, alternate
 
 import unitprobe as up
 from unitprobe.ablation.attribution import run_attribution
-from unitprobe.ablation.replacements import Mode
-from unitprobe.ablation.sweep import SweepOptions, load
+from unitprobe.ablation.forward_passes import load
+from unitprobe.ablation.settings import Mode, SweepOptions
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import evaluating, list_layers, select_layers
 from unitprobe.models import Network

@@ -223,7 +223,7 @@ def test_options_without_sense_are_refused(measure, match):
         measure(histogram_of(*draw(normal, 10, 0)))
 
 
-def test_more_ranks_than_stimuli_are_refused():
+def test_more_places_than_stimuli_are_refused():
     top = online.TopClasses(2, k=3)
     top.update(np.ones((2, 1)), np.array([0, 1]))
     with pytest.raises(OptionError, match="k=3 is not between 1 and the 2 stimuli"):

@@ -1,4 +1,4 @@
-"""Class sums under resampling batch by batch: the same resamples as with all responses."""
+"""Class sums under resampling batch by batch: the resamples that responses at hand give."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """The command of the protocols, and their figures, tables and claims."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import unitprobe as up
-from unitprobe.cli.ablate import choose_options, find_checkpoints
 from unitprobe.cli.commands import app
-from unitprobe.errors import OptionError, StoreError
+from unitprobe.cli.options import parse_checkpoints
+from unitprobe.errors import StoreError
 from unitprobe.plots import plot_bau, plot_morcos, plot_ranadive, plot_zhou
 from unitprobe.protocols import (
     bau_protocol,
@@ -65,7 +67,7 @@ class TestCommand:
         monkeypatch.chdir(tmp_path)
 
         def call(*words):
-            words = ["ablate", "named_network:build", "digits", "--limit", "60", *words]
+            words = [*words, "named_network:build", "digits", "--limit", "60"]
             return CliRunner().invoke(app, [*words, "--out", str(tmp_path / "g.h5")])
 
         return call
@@ -73,13 +75,25 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "rows"),
         [
-            (["zhou", "--directions", "2", "--resamples", "10", "--null", "5"], 8),
-            (["morcos", "--orders", "2", "--points", "2", "--mode", "mean", "--across-layers"], 2),
-            (["bau", "--random-sets", "2", "--sizes", "1,2", "--class", "3"], 1),
+            (["zhou", "--n-directions", "2", "--resamples", "10", "--n-permutations", "5"], 8),
+            (
+                [
+                    "morcos",
+                    "--n-orders",
+                    "2",
+                    "--n-points",
+                    "2",
+                    "--clamps",
+                    "mean",
+                    "--across-layers",
+                ],
+                2,
+            ),
+            (["bau", "--n-random", "2", "--sizes", "1,2", "--classes", "3"], 1),
         ],
     )
     def test_it_runs_a_protocol_and_prints_its_findings(self, run, words, rows, tmp_path):
-        done = run("--protocol", *words)
+        done = run("protocol", *words)
         assert done.exit_code == 0, done.exception
         assert len(done.stdout.strip().splitlines()) == rows + 3
         assert f"ran protocol {words[0]} on 1 layers" in done.stdout
@@ -89,8 +103,8 @@ class TestCommand:
     def test_it_compares_checkpoints(self, run, tmp_path):
         for epoch in (1, 10):
             save_file(network(epoch).state_dict(), tmp_path / f"epoch{epoch}.safetensors")
-        words = ["--random-sets", "2", "--checkpoint", "epoch*.safetensors"]
-        done = run("--protocol", "ranadive", *words)
+        words = ["--n-random", "2", "--checkpoints", "epoch*.safetensors"]
+        done = run("protocol", "ranadive", *words)
         assert done.exit_code == 0, done.exception
         with up.open_store(tmp_path / "g.h5") as tree:
             assert tree["checkpoint"].values.tolist() == [1, 10]
@@ -98,25 +112,47 @@ class TestCommand:
     def test_checkpoints_stand_in_the_order_of_their_epochs(self, tmp_path):
         for name in ("w2.pt", "w10.pt", "w1.pt"):
             (tmp_path / name).touch()
-        found = find_checkpoints([str(tmp_path / "w*.pt"), "last=end.pt"])
+        found = parse_checkpoints([str(tmp_path / "w*.pt"), "last=end.pt"])
         assert [label for label, _ in found] == [1, 2, 10, "last"]
 
     @pytest.mark.parametrize(
-        ("protocol", "given", "message"),
+        ("words", "message"),
         [
-            ("zoo", {}, "--protocol 'zoo' is not known; choose one of zhou, morcos"),
-            ("bau", {"orders": 3}, "--orders is an option of --protocol morcos"),
-            (None, {"share": 0.1}, "--share is an option of --protocol ranadive"),
-            ("zhou", {"units": [1]}, "--units is an option of a sweep without --protocol"),
-            ("ranadive", {}, "give --checkpoint EPOCH=FILE"),
-            ("ranadive", {"checkpoint": ["no/*.pt"]}, "finds no file"),
-            (None, {"noise-scale": [1.0, 2.0]}, "--noise-scale is given more than once"),
+            (["zoo"], "No such command 'zoo'"),
+            (["bau", "--n-orders", "3"], "No such option: --n-orders"),
+            (["zhou", "--units", "1"], "No such option: --units"),
+            (["ranadive"], "Missing option '--checkpoints'"),
+            (
+                ["ranadive", "--checkpoints", "no/*.pt"],
+                "--checkpoints: 'no/*.pt' is not EPOCH=FILE",
+            ),
+            (["bau", "--sizes", "1,two"], "--sizes: '1,two' is not a list of numbers"),
+            (["morcos", "--clamps", "sero"], "--clamps: mode='sero' is not known"),
         ],
     )
-    def test_an_option_of_another_protocol_is_refused(self, protocol, given, message):
-        with pytest.raises(OptionError) as error:
-            choose_options(protocol, given)
-        assert message in str(error.value)
+    def test_an_option_that_a_protocol_does_not_take_is_refused(self, run, words, message):
+        done = run("protocol", *words)
+        assert done.exit_code != 0
+        said = done.output if isinstance(done.exception, SystemExit) else str(done.exception)
+        assert message in re.sub(r"[\s│]+", " ", said)
+
+    def test_every_number_of_noise_can_be_left_out(self, run, tmp_path):
+        words = ["--n-orders", "2", "--n-points", "1", "--resamples", "5", "--noise-scales", ""]
+        assert run("protocol", "morcos", *words).exit_code == 0
+        with up.open_store(tmp_path / "g.h5") as tree:
+            assert "noise_scale" not in tree.dims
+
+    def test_a_mode_has_its_number_behind_a_colon(self, run, tmp_path):
+        assert run("ablate", "--mode", "value:0.5").exit_code == 0
+        with up.open_store(tmp_path / "g.h5") as tree:
+            assert (tree.attrs["mode"], tree.attrs["value"]) == ("value", 0.5)
+
+    def test_an_attribution_says_how_good_it_is(self, run, tmp_path):
+        done = run("attribute", "--check-units", "4", "--steps", "1")
+        assert "rank correlation of attribution and ablation" in done.stdout
+        assert "attributed 8 units of 1 layers" in done.stdout
+        with up.open_store(tmp_path / "g.h5") as tree:
+            assert tree.attrs["method"] == "attribution"
 
 
 class TestTablesAndFigures:
@@ -138,7 +174,7 @@ class TestTablesAndFigures:
     def test_each_protocol_is_drawn(self, trees, name, draw, tmp_path):
         draw(trees[name]).savefig(tmp_path / "f.png")
         other = trees["bau" if name == "zhou" else "zhou"]
-        with pytest.raises(StoreError, match=f"and '{name}' is drawn"):
+        with pytest.raises(StoreError, match=f"not '{name}'; make one"):
             draw(other)
 
     def test_the_panels_show_the_numbers_of_the_tree(self, trees):

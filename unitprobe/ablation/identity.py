@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from unitprobe.ablation.checkpoint import Checkpoint, describe_targets
-from unitprobe.ablation.engine import intact_logits
-from unitprobe.ablation.sweep import SweepOptions, load_two
+from unitprobe.ablation.forward_passes import intact_logits, load_two
+from unitprobe.ablation.settings import SweepOptions, format_mode
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import evaluating
 from unitprobe.models import Network, describe_transform
@@ -36,9 +36,7 @@ def identify_sweep(
         "stimuli_fingerprint": stimuli.fingerprint,
         "layers": ", ".join(targets.layer.name for targets in swept),
         "targets": describe_targets(swept),
-        "mode": options.mode,
-        "value": str(options.value),
-        "noise_scale": str(options.noise_scale),
+        "mode": format_mode(options.mode),
         "seed": str(options.seed),
         "method": options.method,
         "batch_size": str(options.batch_size),

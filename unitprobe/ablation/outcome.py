@@ -1,45 +1,45 @@
-"""What a network gets right, counted class by class over batches of logits."""
+"""Counts of correct answers per class, added up over batches of logits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-Counts = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
+from unitprobe.typing import FloatArray, IntArray
 
 
 @dataclass
 class Outcomes:
-    """Answers and loss of several ablations of one network, summed over stimuli.
+    """Answers and loss of one network under several ablations, summed over stimuli.
 
     Attributes
     ----------
     correct : array (target, class_name)
         Stimuli of each class that are classified correctly.
     taken_for : array (target, class_name)
-        Stimuli that are classified as each class, of whatever class.
-    changed, lost, gained : arrays (target,)
-        Stimuli whose predicted output is another than the intact network's; those among them that
-        it alone, and that only the ablated network, classifies correctly.
+        Stimuli that are classified as each class, regardless of their own class.
+    changed : array (target,)
+        Stimuli whose predicted output differs from that of the intact network.
+    lost, gained : array (target,)
+        Stimuli that only the intact, or only the ablated network classifies correctly.
     loss : array (target,)
         Cross-entropy in nats, summed over stimuli.
     """
 
-    correct: Counts
-    taken_for: Counts
-    changed: Counts
-    lost: Counts
-    gained: Counts
-    loss: Values
+    correct: IntArray
+    taken_for: IntArray
+    changed: IntArray
+    lost: IntArray
+    gained: IntArray
+    loss: FloatArray
 
     @classmethod
     def empty(cls, targets: int, classes: int) -> Outcomes:
-        """Return the outcomes of no stimulus."""
+        """Return counts of 0."""
         by_class = (targets, classes)
         return cls(
             np.zeros(by_class, np.int64),
@@ -60,7 +60,7 @@ class Outcomes:
         logits : Tensor
             (target, stimulus, output).
         batch : Answers
-            What is right, and what the intact network says.
+            The correct answers and those of the intact network.
         """
         rows = slice(first, first + len(logits))
         predicted = logits.argmax(2)
@@ -76,21 +76,21 @@ class Outcomes:
         chosen = wide.gather(2, batch.outputs.expand(len(logits), -1)[:, :, None])[:, :, 0]
         self.loss[rows] += (wide.logsumexp(2) - chosen).sum(1).cpu().numpy()
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the counts by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What is right for a batch of stimuli, and what the intact network answers.
+    """The correct outputs for a batch of stimuli, and those of the intact network.
 
     Attributes
     ----------
     outputs : Tensor
-        (stimulus,), the output that is right.
+        (stimulus,), the correct output.
     predicted : Tensor
-        (stimulus,), the output that the intact network takes.
+        (stimulus,), the output that the intact network predicts.
     membership : Tensor
         (stimulus, class_name), 1 for the class of the stimulus.
     output_of_class : Tensor
@@ -110,6 +110,6 @@ class Answers:
         return cls(output_of_class[labels], logits.argmax(1), membership, output_of_class)
 
 
-def _counts(tensor: Tensor) -> Counts:
-    counts: Counts = tensor.cpu().numpy().astype(np.int64)
+def _counts(tensor: Tensor) -> IntArray:
+    counts: IntArray = tensor.cpu().numpy().astype(np.int64)
     return counts

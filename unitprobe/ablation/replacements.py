@@ -1,44 +1,30 @@
-"""What takes the place of an ablated coordinate: zero, a mean, another stimulus, noise, a value."""
+"""What replaces an ablated coordinate: zero, a mean, another stimulus, noise or a value."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unitprobe.ablation.forward_passes import Batch, activation_of, load, run
+from unitprobe.ablation.settings import Noise, SweepOptions, Value
 from unitprobe.ablation.targets import Targets
-from unitprobe.errors import LayerError
-
-#: What takes the place of what is ablated; see `unitprobe.ablate`.
-Mode = Literal["zero", "mean", "class_mean", "resample", "noise", "value", "weights"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some stimuli on their way through the network.
-
-    Attributes
-    ----------
-    images : Tensor
-        (stimulus, channel, y, x), as the network takes them.
-    labels : Tensor
-        (stimulus,), their classes.
-    numbers : sequence of int
-        Which stimuli of all they are.
-    """
-
-    images: Tensor
-    labels: Tensor
-    numbers: Sequence[int]
+from unitprobe.batches import load_batches
+from unitprobe.errors import LayerError, OptionError
+from unitprobe.layers import Layer, as_input
+from unitprobe.models import Network
+from unitprobe.probe import watch_layers
+from unitprobe.progress import progress_bar
+from unitprobe.stimuli import Stimuli
 
 
 class Replacement(Protocol):
-    """Gives the values that replace coordinates, each by itself, whatever else is replaced."""
+    """Gives the new values of coordinates; those of one do not depend on which others there are."""
 
     def __call__(
         self, targets: Targets, which: Sequence[int], intact: Tensor, batch: Batch
@@ -107,12 +93,12 @@ class ClassMean:
 
 
 @dataclass
-class Noise:
-    """The intact value and Gaussian noise, scaled to the coordinate's own standard deviation.
+class AddedNoise:
+    """The intact value plus Gaussian noise, scaled to the coordinate's own standard deviation.
 
-    The noise of a stimulus depends on the seed, the layer and the stimulus alone, so batches do
-    not matter, and a coordinate gets the same noise alone and in a group. After Morcos et al.
-    2018, section 3.1.
+    The noise of a stimulus depends only on the seed, the layer and the stimulus. So it does not
+    depend on the batch size, and a coordinate gets the same noise alone and in a group. After
+    Morcos et al. 2018, section 3.1.
 
     Attributes
     ----------
@@ -185,7 +171,7 @@ class Resample:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a layer's coordinates, over stimuli and positions.
+    """Means and standard deviations of a layer's coordinates, over stimuli and positions.
 
     Attributes
     ----------
@@ -213,7 +199,7 @@ class RunningStatistics:
     def add(self, coordinates: Tensor, labels: Tensor) -> None:
         """Add a batch of coordinates (stimulus, coordinate, *positions).
 
-        Where the first axis is not the stimuli there are no class means.
+        Class means stay NaN if the first axis is not the stimuli.
         """
         rows = coordinates.detach()
         if rows.dtype in (torch.float16, torch.bfloat16):
@@ -244,7 +230,7 @@ class RunningStatistics:
 
 
 def random_partners(count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return another stimulus for each of `count`, each once and none its own.
+    """Return the index of another stimulus for each of `count` stimuli; each occurs once.
 
     Examples
     --------
@@ -258,13 +244,65 @@ def random_partners(count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np
     return partners
 
 
-def _check_stimuli(targets: Targets, intact: Tensor, batch: Batch, mode: Mode) -> None:
-    """Refuse an activation whose first axis is something else than the stimuli."""
+def make_replacement(
+    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+) -> Replacement:
+    """Return the replacement of a mode; means and deviations are measured on the stimuli."""
+    mode = options.mode
+    if mode in ("zero", "weights"):
+        return Constant()
+    if isinstance(mode, Value):
+        return Constant(mode.value)
+    if mode == "resample":
+        if len(stimuli) < 2:
+            raise OptionError(f"mode='resample' needs two stimuli or more, not {len(stimuli)}")
+        partners = random_partners(len(stimuli), options.seed)
+        return Resample(_activations(network, stimuli), partners)
+    statistics = measure_coordinates(network, stimuli, swept, options)
+    if isinstance(mode, Noise):
+        return AddedNoise(statistics, mode.scale, options.seed)
+    return Mean(statistics) if mode == "mean" else ClassMean(statistics)
+
+
+def measure_coordinates(
+    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+) -> Mapping[str, Statistics]:
+    """Return the means and deviations of each layer's coordinates over the stimuli."""
+    classes = len(stimuli.class_names)
+    sums = {targets.layer.name: RunningStatistics(classes) for targets in swept}
+    by_name = {targets.layer.name: targets for targets in swept}
+    labels = torch.empty(0)
+
+    def add(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
+        sums[layer.name].add(by_name[layer.name].coordinates(activation), labels)
+
+    chosen = [targets.layer for targets in swept]
+    with (
+        progress_bar("unit means", len(stimuli), "stimuli", enabled=options.progress) as advance,
+        watch_layers(network.module, chosen, add) as watcher,
+    ):
+        for batch in load(network, stimuli, options):
+            labels = batch.labels
+            run(network, batch.images, watcher)
+            advance(len(batch.numbers))
+    return {name: running.compute() for name, running in sums.items()}
+
+
+def _activations(network: Network, stimuli: Stimuli) -> Any:
+    def activations(targets: Targets, numbers: Sequence[int]) -> Tensor:
+        images, _ = next(load_batches(stimuli, numbers, batch_size=len(numbers)))
+        return activation_of(network, targets.layer, as_input(network.module, images))
+
+    return activations
+
+
+def _check_stimuli(targets: Targets, intact: Tensor, batch: Batch, mode: str) -> None:
+    """Raise an error if the first axis of an activation is not the stimuli."""
     if len(intact) != len(batch.numbers):
         raise LayerError(
-            f"mode={mode!r} needs to know the stimulus of each activation, and layer "
+            f"mode={mode!r} needs one activation for each stimulus, and layer "
             f"{targets.layer.name!r} gives {len(intact)} for {len(batch.numbers)} stimuli; choose "
-            "mode='zero', 'mean' or 'value', or other layers"
+            "mode='zero', 'mean' or Value(...), or other layers"
         )
 
 

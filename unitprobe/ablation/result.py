@@ -12,7 +12,8 @@ import xarray as xr
 
 from unitprobe.ablation.chance import max_drop_chance
 from unitprobe.ablation.outcome import Outcomes
-from unitprobe.ablation.sweep import Sweep, SweepOptions
+from unitprobe.ablation.settings import Noise, SweepOptions, Value, mode_name
+from unitprobe.ablation.sweep import Sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import Layer
 from unitprobe.models import Network
@@ -27,15 +28,15 @@ def result_tree(
     swept: Sequence[Targets],
     sweep: Sweep,
     options: SweepOptions,
-    null: int = 0,
+    n_permutations: int = 0,
 ) -> xr.DataTree:
     """Label what a sweep found; see `unitprobe.ablate`."""
     root = root_result(network, stimuli, sweep.intact, options)
     root.attrs["method"] = sweep.method
-    if null:
-        root.attrs["null"] = null
+    if n_permutations:
+        root.attrs["n_permutations"] = n_permutations
     nodes = {
-        layer.name: _layer_result(sweep, targets, null, options.seed)
+        layer.name: _layer_result(sweep, targets, n_permutations, options.seed)
         for layer, targets in zip(layers, swept, strict=True)
     }
     return xr.DataTree.from_dict({"/": root, **nodes})
@@ -56,13 +57,13 @@ def root_result(
         "stimuli": stimuli.name,
         "stimuli_fingerprint": stimuli.fingerprint,
         "stimulus_count": len(stimuli),
-        "mode": options.mode,
+        "mode": mode_name(options.mode),
         "seed": options.seed,
     }
-    if options.mode == "value":
-        attributes["value"] = options.value
-    if options.mode == "noise":
-        attributes["noise_scale"] = options.noise_scale
+    if isinstance(options.mode, Value):
+        attributes["value"] = options.mode.value
+    if isinstance(options.mode, Noise):
+        attributes["noise_scale"] = options.mode.scale
     return xr.Dataset(
         {
             "accuracy": labelled((), float(intact.correct.sum() / total), "accuracy"),
@@ -98,7 +99,7 @@ def labelled(
     return xr.Variable(dims, values, {"long_name": long_name, "units": units})
 
 
-def _layer_result(sweep: Sweep, targets: Targets, null: int, seed: int) -> xr.Dataset:
+def _layer_result(sweep: Sweep, targets: Targets, n_permutations: int, seed: int) -> xr.Dataset:
     intact, ablated = sweep.intact, sweep.ablated[targets.layer.name]
     count = sweep.class_count
     total = count.sum()
@@ -131,14 +132,14 @@ def _layer_result(sweep: Sweep, targets: Targets, null: int, seed: int) -> xr.Da
         },
         coords={dim: numbers},
     )
-    if null:
+    if n_permutations:
         chance = max_drop_chance(
             count,
             intact.correct[0],
             ablated.correct,
             ablated.lost,
             ablated.gained,
-            resamples=null,
+            n_permutations=n_permutations,
             seed=seed,
         )
         result["max_class_accuracy_drop_null_mean"] = labelled(

@@ -3,66 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from unitprobe.ablation.checkpoint import Checkpoint, Counts
-from unitprobe.ablation.engine import Engine, FullEngine, activation_of, run
+from unitprobe.ablation.engine import Engine, FullEngine
+from unitprobe.ablation.forward_passes import class_outputs, load, load_two
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.outcome import Answers, Outcomes
 from unitprobe.ablation.partial_forward.network_graph import capture_graph
 from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
-from unitprobe.ablation.replacements import (
-    Batch,
-    ClassMean,
-    Constant,
-    Mean,
-    Mode,
-    Noise,
-    Replacement,
-    Resample,
-    RunningStatistics,
-    Statistics,
-    random_partners,
-)
+from unitprobe.ablation.replacements import make_replacement
+from unitprobe.ablation.settings import SweepOptions
 from unitprobe.ablation.targets import Targets
-from unitprobe.batches import batches_in_company, load_batches, load_these_batches
-from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
-from unitprobe.layers import Layer, as_input, evaluating
+from unitprobe.errors import ModelError, UnitprobeWarning
+from unitprobe.layers import evaluating
 from unitprobe.memory import keeping_freed_memory
-from unitprobe.models import Network, output_indices
-from unitprobe.probe import watch_layers
+from unitprobe.models import Network
 from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
+from unitprobe.typing import IntArray
 
-# To capture a network takes about as long as so many passes.
+# Capturing a network as a graph takes about as long as this many passes.
 _FEW_PASSES = 20
-
-#: Which engine runs; see `unitprobe.ablate`.
-Method = Literal["auto", "partial_forward", "full", "attribution"]
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """How a sweep is run; see `unitprobe.ablate`."""
-
-    mode: Mode = "zero"
-    value: float = 0.0
-    noise_scale: float = 1.0
-    seed: int = 0
-    batch_size: int = 64
-    workers: int = 0
-    method: Method = "auto"
-    memory: int = 2**30
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        _check("mode", self.mode, get_args(Mode))
-        _check("method", self.method, get_args(Method))
 
 
 @dataclass(frozen=True)
@@ -72,7 +38,7 @@ class Sweep:
     Attributes
     ----------
     intact : Outcomes
-        Of the intact network, its only target.
+        Of the intact network, as one target.
     ablated : dict of str to Outcomes
         By layer, of every target.
     class_count : array (class_name,)
@@ -83,7 +49,7 @@ class Sweep:
 
     intact: Outcomes
     ablated: dict[str, Outcomes]
-    class_count: Any
+    class_count: IntArray
     method: str
 
 
@@ -104,20 +70,20 @@ def run_sweep(
     stimuli : Stimuli
         Labelled images with their transform.
     swept : sequence of Targets
-        What is ablated, a layer each.
+        What is ablated, one for each layer.
     options : SweepOptions
-        How.
+        How it is ablated.
     checkpoint : Checkpoint, optional
-        Where the counts are kept on the way, and what was counted before.
+        Keeps the counts, and has those of an interrupted sweep.
     changes : LogitChanges, optional
-        Where the change of every logit goes.
+        Takes the change of every logit.
 
     Raises
     ------
     LabelError
         The network's outputs cannot be matched to the classes of the stimuli.
     ModelError
-        The network is no classifier.
+        The network is not a classifier.
     """
     classes = len(stimuli.class_names)
     counts = Counts.empty(swept, classes)
@@ -130,18 +96,17 @@ def run_sweep(
             options = replace(options, batch_size=engine.fit(options.batch_size))
         if not counts.batch_size:
             counts.batch_size = options.batch_size
-        # Some layers may have seen a batch that others have not: it has to be the same again.
+        # A resumed sweep may start within a batch, which must then have the same stimuli.
         options = replace(options, batch_size=counts.batch_size)
         replacement = make_replacement(network, stimuli, swept, options)
-        output_of_class: Tensor | None = None
+        outputs: Tensor | None = None
         with progress_bar("ablating", total, "stimuli x units", enabled=options.progress) as step:
             step(counts.steps(swept, len(stimuli)))
             for batch in load(network, stimuli, options, counts.stimuli):
                 logits = engine.begin(batch)
-                if output_of_class is None:
-                    indices = output_indices(network, stimuli.class_names, logits.shape[1])
-                    output_of_class = torch.from_numpy(indices)
-                answers = Answers.of(logits, batch.labels, output_of_class)
+                if outputs is None:
+                    outputs = class_outputs(network, stimuli, logits)
+                answers = Answers.of(logits, batch.labels, outputs)
                 if counts.layers == 0:
                     counts.intact.add(0, logits[None], answers)
                 for targets in swept[counts.layers :]:
@@ -191,78 +156,3 @@ def choose_engine(
         )
         return full
     return engine
-
-
-def load_two(network: Network, stimuli: Stimuli) -> Batch:
-    """Return the first two stimuli, or the only one twice, on the network's device."""
-    images, labels = next(load_batches(stimuli, [0, min(1, len(stimuli) - 1)], batch_size=2))
-    return Batch(as_input(network.module, images), labels, range(2))
-
-
-def load(
-    network: Network, stimuli: Stimuli, options: SweepOptions, first: int = 0
-) -> Iterator[Batch]:
-    """Yield the stimuli from `first` on in batches, on the network's device."""
-    batches = batches_in_company(len(stimuli), options.batch_size, first)
-    for images, labels in load_these_batches(stimuli, batches, workers=options.workers):
-        images = as_input(network.module, images)
-        yield Batch(images, labels, range(first, first + len(images)))
-        first += len(images)
-
-
-def make_replacement(
-    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
-) -> Replacement:
-    """Return what takes the place of what is ablated, measured on the stimuli where need be."""
-    if options.mode in ("zero", "weights"):
-        return Constant()
-    if options.mode == "value":
-        return Constant(options.value)
-    if options.mode == "resample":
-        if len(stimuli) < 2:
-            raise OptionError(f"mode='resample' needs two stimuli or more, not {len(stimuli)}")
-        partners = random_partners(len(stimuli), options.seed)
-        return Resample(_activations(network, stimuli), partners)
-    statistics = measure_coordinates(network, stimuli, swept, options)
-    if options.mode == "mean":
-        return Mean(statistics)
-    if options.mode == "class_mean":
-        return ClassMean(statistics)
-    return Noise(statistics, options.noise_scale, options.seed)
-
-
-def measure_coordinates(
-    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
-) -> Mapping[str, Statistics]:
-    """Return the means and deviations of each layer's coordinates over the stimuli."""
-    classes = len(stimuli.class_names)
-    sums = {targets.layer.name: RunningStatistics(classes) for targets in swept}
-    by_name = {targets.layer.name: targets for targets in swept}
-    labels = torch.empty(0)
-
-    def add(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
-        sums[layer.name].add(by_name[layer.name].coordinates(activation), labels)
-
-    chosen = [targets.layer for targets in swept]
-    with (
-        progress_bar("unit means", len(stimuli), "stimuli", enabled=options.progress) as advance,
-        watch_layers(network.module, chosen, add) as watcher,
-    ):
-        for batch in load(network, stimuli, options):
-            labels = batch.labels
-            run(network, batch.images, watcher)
-            advance(len(batch.numbers))
-    return {name: running.compute() for name, running in sums.items()}
-
-
-def _activations(network: Network, stimuli: Stimuli) -> Any:
-    def activations(targets: Targets, numbers: Sequence[int]) -> Tensor:
-        images, _ = next(load_batches(stimuli, numbers, batch_size=len(numbers)))
-        return activation_of(network, targets.layer, as_input(network.module, images))
-
-    return activations
-
-
-def _check(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise OptionError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")

@@ -1,14 +1,26 @@
-"""What is silenced: units of a layer, groups of them, or directions in its space."""
+"""What is silenced: units of a layer, groups of units, or directions in the space of a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unitprobe.layers import Layer
+from unitprobe.ablation.forward_passes import run
+from unitprobe.errors import LayerError, OptionError
+from unitprobe.layers import Layer, evaluating
+from unitprobe.models import Network
+from unitprobe.probe import watch_layers
+
+#: Units, groups and directions of every layer, or of the layers by name; see `unitprobe.ablate`.
+Units = Sequence[int] | Mapping[str, Sequence[int]]
+Groups = Sequence[Sequence[int]] | Mapping[str, Sequence[Sequence[int]]]
+Directions = ArrayLike | Mapping[str, ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -98,3 +110,135 @@ class Targets:
         chosen = self.directions if which is None else self.directions[list(which)]
         precision = torch.float64 if like.dtype == torch.float64 else torch.float32
         return chosen.to(like.device, precision)
+
+
+def choose_targets(
+    layer: Layer, units: Units | None, groups: Groups | None, directions: Directions | None
+) -> Targets:
+    """Return what is ablated at a layer; all its units if nothing is given.
+
+    Raises
+    ------
+    OptionError
+        More than one is given, a unit does not exist, or directions do not fit the layer.
+    """
+    assert layer.units is not None
+    if sum(given is not None for given in (units, groups, directions)) > 1:
+        raise OptionError("units=, groups= and directions= exclude each other; give one")
+    if directions is not None:
+        rows = _rows(layer, _of_layer(layer, directions))
+        return Targets(layer, tuple((row,) for row in range(len(rows))), rows)
+    if groups is not None:
+        given = [list(group) for group in _of_layer(layer, groups)]
+    elif units is not None:
+        given = [[unit] for unit in _of_layer(layer, units)]
+    else:
+        given = [[unit] for unit in range(layer.units)]
+    if not given or not all(given):
+        raise OptionError("units=[] names no unit; give indices such as [0, 1], or None for all")
+    for group in given:
+        wrong = [unit for unit in group if not 0 <= unit < layer.units]
+        if wrong:
+            raise OptionError(
+                f"unit {wrong[0]} is not in layer {layer.name!r}, "
+                f"which has units 0 to {layer.units - 1}"
+            )
+    return Targets(layer, tuple(tuple(group) for group in given))
+
+
+def _of_layer(layer: Layer, given: object) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    if layer.name not in given:
+        raise OptionError(
+            f"layer {layer.name!r} is swept, but only {', '.join(map(repr, given))} are given; "
+            "name it too, or choose these layers with layers="
+        )
+    return given[layer.name]
+
+
+def _rows(layer: Layer, directions: ArrayLike) -> Tensor:
+    rows = torch.as_tensor(np.asarray(directions, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] != layer.units:
+        raise OptionError(
+            f"directions of shape {tuple(rows.shape)} do not fit layer {layer.name!r}, which has "
+            f"{layer.units} units; give an array (direction, unit)"
+        )
+    length = rows.norm(dim=1, keepdim=True)
+    if not bool(torch.isfinite(rows).all()) or bool((length == 0).any()):
+        raise OptionError(f"directions for layer {layer.name!r} hold a zero row, NaN or infinity")
+    normalized: Tensor = rows / length
+    return normalized
+
+
+def targets_of_weights(
+    network: Network, example: Tensor, swept: Sequence[Targets], listed: Sequence[Layer]
+) -> list[Targets]:
+    """Return the same units of the convolutions and linear layers that make those of each layer.
+
+    Raises
+    ------
+    OptionError
+        Directions have no weights of their own.
+    LayerError
+        The units of a layer are not made by one convolution or linear layer, or are those of
+        another layer too.
+    """
+    moved: dict[str, Targets] = {}
+    for targets in swept:
+        if targets.directions is not None:
+            raise OptionError("mode='weights' silences units; directions= needs another mode")
+        made_by = _layer_that_makes(targets.layer, listed)
+        if not _reaches(network, made_by, targets.layer, example):
+            raise _not_made_by_one(targets.layer, made_by)
+        if made_by.name in moved:
+            raise LayerError(
+                f"mode='weights': the units of layer {targets.layer.name!r} and of one before it "
+                f"are both made by {made_by.name!r}; choose one of them"
+            )
+        moved[made_by.name] = Targets(made_by, targets.groups)
+    return list(moved.values())
+
+
+def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
+    """Return the convolution or linear layer whose units a layer passes on, normalised or not."""
+    between: Layer = layer
+    for before in reversed(listed[: listed.index(layer) + 1]):
+        if before.kind in ("conv", "linear") and before.units == layer.units:
+            return before
+        if before is not layer and before.kind not in ("norm", "dropout"):
+            between = before
+            break
+    raise _not_made_by_one(layer, between)
+
+
+def _reaches(network: Network, source: Layer, layer: Layer, example: Tensor) -> bool:
+    """Tell whether a layer changes with the one listed before it, which may be a branch beside."""
+    if source is layer:
+        return True
+    shift = 0.0
+    seen: list[Tensor] = []
+
+    def visit(at: Layer, activation: Tensor, _: object) -> Tensor | None:
+        if at.name == source.name:
+            return activation + shift
+        seen.append(activation.clone())
+        return None
+
+    with (
+        evaluating(network.module),
+        torch.no_grad(),
+        watch_layers(network.module, [source, layer], visit) as watcher,
+    ):
+        # A rectified unit may hear of one sign only.
+        for added in (0.0, 1000.0, -1000.0):
+            shift = added
+            run(network, example, watcher)
+    return any(not torch.equal(other, seen[0]) for other in seen[1:])
+
+
+def _not_made_by_one(layer: Layer, before: Layer) -> LayerError:
+    return LayerError(
+        f"mode='weights': the units of layer {layer.name!r} are not made by one convolution or "
+        f"linear layer alone (it follows {before.name!r}); choose other layers or mode='zero'"
+    )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from unitprobe.cli.ablate import ablate
+from unitprobe.cli.ablate import ablate_command, attribute_command
 from unitprobe.cli.compare import compare
 from unitprobe.cli.options import (
     BatchSize,
@@ -32,6 +32,7 @@ from unitprobe.cli.options import (
     parse_size,
     processes_of_torchrun,
 )
+from unitprobe.cli.protocol import protocol_group
 from unitprobe.errors import OptionError
 
 app = typer.Typer(
@@ -281,7 +282,9 @@ def analyze(
     typer.echo(f"analyzed {len(result.children)} layers: {out}")
 
 
-app.command()(ablate)
+app.command("ablate")(ablate_command)
+app.command("attribute")(attribute_command)
+app.add_typer(protocol_group(), name="protocol")
 app.command()(compare)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,15 +129,57 @@ def parse_units(text: str) -> list[int]:
             first, _, last = part.partition("-")
             units += range(int(first), int(last or first) + 1)
     except ValueError:
-        raise OptionError(
-            f"--units {text!r} is not a list of numbers and ranges; give 0,1,5-9"
-        ) from None
+        raise OptionError(f"{text!r} is not a list of numbers and ranges; give 0,1,5-9") from None
     return units
 
 
-def parse_numbers(option: str, text: str) -> list[int]:
-    """Return ``1,2,20`` as numbers."""
+def parse_numbers(kind: type[int] | type[float], text: str) -> list[int] | list[float]:
+    """Return ``1,2,20`` as numbers.
+
+    Examples
+    --------
+    >>> parse_numbers(int, "1,2,20")
+    [1, 2, 20]
+    """
     try:
-        return [int(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",") if text]
     except ValueError:
-        raise OptionError(f"{option} {text!r} is not a list of numbers; give 1,2,20") from None
+        raise OptionError(f"{text!r} is not a list of numbers; give 1,2,20") from None
+
+
+def parse_checkpoints(words: Sequence[str]) -> list[tuple[int | str, Path]]:
+    """Return labels and files of weights from ``EPOCH=FILE`` and globs.
+
+    The label of a file that a glob finds is the last number in its name, or its name without the
+    suffix if it has no number. The files of a glob are sorted by label.
+
+    Raises
+    ------
+    OptionError
+        A glob finds no file.
+
+    Examples
+    --------
+    >>> parse_checkpoints(["5=run/a.safetensors"])[0][0], parse_checkpoints(["end=b.pt"])[0][0]
+    (5, 'end')
+    """
+    found: list[tuple[int | str, Path]] = []
+    for word in words:
+        label, equals, file = word.partition("=")
+        if equals and "/" not in label:
+            found.append((int(label) if label.isdecimal() else label, Path(file)))
+            continue
+        start = Path(Path(word).anchor)
+        files = list(start.glob(str(Path(word).relative_to(start))))
+        if not files:
+            raise OptionError(f"{word!r} is not EPOCH=FILE and matches no file")
+        found += sorted(
+            ((_checkpoint_label(file), file) for file in files),
+            key=lambda pair: (isinstance(pair[0], str), pair[0], str(pair[1])),
+        )
+    return found
+
+
+def _checkpoint_label(file: Path) -> int | str:
+    numbers = re.findall(r"\d+", file.stem)
+    return int(numbers[-1]) if numbers else file.stem

@@ -255,8 +255,8 @@ def plot_ranadive(tree: xr.DataTree) -> Figure:
 def _root(tree: xr.DataTree, protocol: str) -> xr.Dataset:
     if tree.attrs.get("protocol") != protocol:
         raise StoreError(
-            f"the tree is of protocol {tree.attrs.get('protocol')!r}, and {protocol!r} is drawn; "
-            f"make one with {protocol}_protocol, or unitprobe ablate --protocol {protocol}"
+            f"the tree is of protocol {tree.attrs.get('protocol')!r}, not {protocol!r}; make one "
+            f"with {protocol}_protocol, or unitprobe protocol {protocol}"
         )
     return tree.to_dataset()
 

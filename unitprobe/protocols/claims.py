@@ -17,8 +17,8 @@ import xarray as xr
 
 from unitprobe.errors import StoreError
 from unitprobe.inference import Prediction, Verdict, mean_over_units, verdict
-from unitprobe.protocols.assembling import nodes_of
-from unitprobe.protocols.correlating import pooled_correlations
+from unitprobe.protocols.common import nodes_of
+from unitprobe.protocols.damage_correlations import pooled_correlations
 
 #: "hardly moves overall accuracy" of C9: by less than this many points, in the mean over units.
 #: Ours; the paper gives none. It is what 100 of 10,000 test images are.

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation import ablate
-from unitprobe.ablation.replacements import Mode
+from unitprobe.ablation import Mode, Noise, ablate
+from unitprobe.ablation.joint import accuracy_without
+from unitprobe.ablation.settings import SweepOptions, format_mode
 from unitprobe.errors import OptionError
 from unitprobe.inference import false_discovery_rate
 from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, as_network
-from unitprobe.protocols.across import accuracy_without
-from unitprobe.protocols.assembling import assemble, nodes_of
-from unitprobe.protocols.correlating import correlate
-from unitprobe.protocols.measuring import measure_units
-from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
+from unitprobe.protocols.common import RunOptions, assemble, check_count, exactly, nodes_of, table
+from unitprobe.protocols.damage_correlations import correlate
+from unitprobe.protocols.unit_measures import measure_units
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray, IntArray
 
@@ -46,34 +46,34 @@ def morcos_protocol(
     seed: int = 0,
     **run: Unpack[RunOptions],
 ) -> xr.DataTree:
-    """Ablate more and more units of a layer, in random orders and in order of selectivity.
+    """Ablate more and more units of a layer, in random order and in order of selectivity.
 
     Parameters
     ----------
     model, stimuli, layers
         As `unitprobe.ablate`.
     clamps : sequence of mode
-        What takes the place of ablated units, ``"zero"`` and ``"mean"`` in the paper.
+        What replaces ablated units; ``"zero"`` and ``"mean"`` in the paper.
     n_orders : int
-        Random orders of the units of each layer. A two-sided p-value is 2 / (n_orders + 1) or
-        more: 40 are the fewest for 0.05.
+        Random orders of the units of each layer. The smallest two-sided p-value is
+        2 / (n_orders + 1), so 0.05 needs 40 orders.
     n_points : int
         How often the accuracy is measured along an order, after the intact network.
     noise_scales : sequence of float
-        Gaussian noise is added to all units of a layer, of these standard deviations over each
-        unit's own; empty for none.
+        Gaussian noise is added to all units of a layer, with these standard deviations in units of
+        the unit's own; empty for none.
     across_layers : bool
-        Beside one layer at a time, also ablate the units of all chosen layers together, in orders
-        that run through all of them. The whole network runs for every point of every order.
+        Also ablate the units of all chosen layers together, in orders through all of them. The
+        whole network runs for every point of every order.
     resamples : int
-        Of units for each interval, and permutations for each p-value.
+        Bootstrap resamples for each interval, and permutations for each p-value.
     singles : DataTree, optional
-        What `unitprobe.ablate` or `zhou_protocol` found for all units of the same layers, network
-        and stimuli, clamped to 0; it spares ablating them again.
+        The result of `unitprobe.ablate` or `zhou_protocol` for all units of the same layers,
+        network and stimuli with ``mode="zero"``, so that they are not ablated again.
     signed : {"refuse", "rectify", "allow"}
-        What class selectivity is to make of negative responses.
+        How class selectivity treats negative responses.
     seed : int
-        Of orders, noise, resamples and permutations.
+        Seed of orders, noise, resamples and permutations.
     **run
         ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
         as `unitprobe.ablate`.
@@ -81,28 +81,28 @@ def morcos_protocol(
     Returns
     -------
     xarray.DataTree
-        The result of `unitprobe.ablate` with units clamped to 0, and by layer
-        ``class_selectivity`` and ``activity`` (unit), ``removed`` (point), units without those
-        that are left, ``fraction`` (point) of all, and accuracies in 0..1: ``random_accuracy``
-        (clamp, order, point), ``selective_first_accuracy`` and ``selective_last_accuracy`` (clamp,
-        point), most and least selective units first (units without a selectivity are the least
-        selective), and ``noise_accuracy`` (noise_scale).
-        ``random_auc`` (clamp, order) is the area under a curve over the fraction, 0..1.
+        The result of `unitprobe.ablate` with ``mode="zero"``, and per layer:
+        ``class_selectivity`` and ``activity`` (unit); ``removed`` (point), the number of ablated
+        units, and ``fraction`` (point) of all; accuracies in 0..1, ``random_accuracy`` (clamp,
+        order, point), ``selective_first_accuracy`` and ``selective_last_accuracy`` (clamp, point),
+        which ablate the most or the least selective units first, and ``noise_accuracy``
+        (noise_scale). Units without a selectivity count as the least selective. ``random_auc``
+        (clamp, order) is the area under a curve over the fraction, 0..1.
 
-        At the root (layer, clamp): ``random_auc_mean``; of each of ``selective_first`` and
-        ``selective_last`` its ``_auc``, the ``_auc_percentile`` among random orders (0..100, ties
-        half), the two-sided ``_auc_p`` and ``_auc_q``, over layers and clamps. ``correlation``
-        (layer, damage, predictor) of the accuracy drop of single units with class selectivity and
-        activity and ``pooled_correlation``, as in `zhou_protocol`.
+        At the root (layer, clamp): ``random_auc_mean``; for ``selective_first`` and
+        ``selective_last`` the area ``_auc``, its percentile among random orders
+        ``_auc_percentile`` (0..100, ties count half), its two-sided ``_auc_p``, and ``_auc_q`` over
+        layers and clamps. ``correlation`` (layer, damage, predictor) of the accuracy drop of single
+        units with class selectivity and activity, and ``pooled_correlation``, as `zhou_protocol`.
 
-        With `across_layers`, at the root and with ``network_`` before their names, what there is
-        of a layer: ``network_removed`` and ``network_fraction`` (network_point), of the units of
-        all layers, the accuracies over network_point, and areas, percentiles and p (clamp).
+        With `across_layers`, the root has the same for all layers together, with the prefix
+        ``network_``: ``network_removed``, ``network_fraction`` (network_point), accuracies over
+        network_point, and areas, percentiles and p (clamp).
 
     Raises
     ------
     OptionError
-        A number is out of range, a clamp is none, or `singles` is of something else.
+        A number is out of range, a clamp is unknown, or `singles` is of something else.
     ResponseError
         Responses are negative and refused.
     LabelError, LayerError, LayerNotFoundError, ModelError
@@ -111,10 +111,10 @@ def morcos_protocol(
     Notes
     -----
     After "On the importance of single directions for generalization" (ICLR 2018,
-    arXiv:1803.06959), sections 2.2 and 3. A clamp to the mean is to that of the intact network,
-    also where earlier layers are ablated too; noise is added to what then reaches the layer.
-    p = min(1, 2 (1 + m) / (1 + n_orders)) with m the random orders whose area is at least, or at
-    most, that of the order by selectivity, whichever are fewer.
+    arXiv:1803.06959), sections 2.2 and 3. The mean of a clamp is that of the intact network, also
+    if earlier layers are ablated too; noise is added to what then reaches the layer.
+    p = min(1, 2 (1 + m) / (1 + n_orders)), where m counts the random orders whose area is at least,
+    or at most, that of the order by selectivity, whichever are fewer.
 
     Examples
     --------
@@ -128,44 +128,48 @@ def morcos_protocol(
     >>> tree["2"]["removed"].values, tree["2"]["random_accuracy"].sizes
     (array([0, 2, 4, 6, 8]), Frozen({'clamp': 2, 'order': 5, 'point': 5}))
     """
-    check_run(run)
     check_count("n_orders", n_orders, 1)
     check_count("n_points", n_points, 1)
     check_count("resamples", resamples, 1)
     if not clamps or len(set(clamps)) < len(clamps):
         raise OptionError(f"clamps={tuple(clamps)} must name one mode or more, each once")
-    wrong = [scale for scale in noise_scales if not scale >= 0]
-    if wrong:
-        raise OptionError(f"noise_scales hold {wrong[0]}, which is no standard deviation")
+    noises = [Noise(scale) for scale in noise_scales]
     measured = measure_units(model, stimuli, layers=layers, signed=signed, run=run)
     chosen = exactly(measured.layers)
     if singles is None:
-        singles = ablate(model, stimuli, layers=chosen, null=0, seed=seed, **run)
+        singles = ablate(model, stimuli, layers=chosen, n_permutations=0, seed=seed, **run)
     else:
         _check_singles(singles, as_network(model), stimuli, measured.layers)
     orders = {
-        layer: orders_of(node["class_selectivity"].values, n_orders, seed + place)
-        for place, (layer, node) in enumerate(measured.layers.items())
+        layer: orders_of(node["class_selectivity"].values, n_orders, seed + index)
+        for index, (layer, node) in enumerate(measured.layers.items())
     }
     removed = {layer: removal_points(rows.shape[1], n_points) for layer, rows in orders.items()}
     groups = {layer: _groups(orders[layer], removed[layer]) for layer in orders}
     curves: dict[str, list[FloatArray]] = {layer: [] for layer in orders}
     for clamp in clamps:
         swept = ablate(
-            model, stimuli, layers=chosen, groups=groups, mode=clamp, null=0, seed=seed, **run
+            model,
+            stimuli,
+            layers=chosen,
+            groups=groups,
+            mode=clamp,
+            n_permutations=0,
+            seed=seed,
+            **run,
         )
         swept_nodes = nodes_of(swept)
         for layer, rows in orders.items():
             drops = swept_nodes[layer]["accuracy_drop"].values
             curves[layer].append(_curves(float(swept["accuracy"]), drops, len(rows)))
-    noise = _noise(
-        model, stimuli, {n: r.shape[1] for n, r in orders.items()}, noise_scales, seed, run
+    noise = _noise_accuracy(
+        model, stimuli, {n: r.shape[1] for n, r in orders.items()}, noises, seed, run
     )
     alone = nodes_of(singles)
     nodes = {}
     for layer in orders:
         curve = _node(np.stack(curves[layer]), removed[layer], noise[layer], len(noise_scales))
-        # Of a richer tree only what `ablate` gives.
+        # `singles` may have more variables.
         damages = alone[layer][[n for n in _DAMAGES if n in alone[layer]]]
         measures = measured.layers[layer][["class_selectivity", "activity"]]
         nodes[layer] = curve.merge(damages).assign(measures.data_vars)
@@ -176,7 +180,7 @@ def morcos_protocol(
         resamples=resamples,
         seed=seed,
     ).merge(_areas(nodes))
-    root = root.assign_coords(clamp=np.asarray(clamps, dtype=object))
+    root = root.assign_coords(clamp=np.asarray([*map(format_mode, clamps)], dtype=object))
     if noise_scales:
         root = root.assign_coords(noise_scale=np.asarray(noise_scales, dtype=np.float64))
     if across_layers:
@@ -187,7 +191,19 @@ def morcos_protocol(
         sizes = {name: len(values) for name, values in selectivity.items()}
         found = [
             accuracy_without(
-                model, stimuli, sizes, _groups(rows, points), mode=clamp, seed=seed, run=run
+                model,
+                stimuli,
+                sizes,
+                _groups(rows, points),
+                SweepOptions(
+                    clamp,
+                    seed,
+                    run.get("batch_size", 64),
+                    run.get("workers", 0),
+                    progress=run.get("progress", True),
+                ),
+                device=run.get("device"),
+                keep=run.get("keep"),
             )
             for clamp in clamps
         ]
@@ -199,8 +215,25 @@ def morcos_protocol(
     )
 
 
+def summarize_morcos(root: xr.Dataset) -> pd.DataFrame:
+    """Return one row per layer and clamp, and those of all layers together if they were ablated."""
+    columns = {
+        "random_auc_mean": "random_auc",
+        "selective_first_auc": "selective_first_auc",
+        "selective_first_auc_percentile": "percentile",
+        "selective_first_auc_p": "p",
+        "selective_first_auc_q": "q",
+    }
+    by_layer = table(root, columns)
+    if "network_random_auc" not in root:
+        return by_layer
+    whole = root.assign(network_random_auc_mean=root["network_random_auc"].mean("order"))
+    together = {f"network_{name}": word for name, word in columns.items() if word != "q"}
+    return pd.concat([by_layer, table(whole, together).assign(layer="all together")])
+
+
 def orders_of(selectivity: FloatArray, n_orders: int, seed: int) -> IntArray:
-    """Return orders of units (order, unit): random ones, most selective first, least first.
+    """Return orders of units (order, unit): random, most selective first, least selective first.
 
     Examples
     --------
@@ -210,13 +243,13 @@ def orders_of(selectivity: FloatArray, n_orders: int, seed: int) -> IntArray:
     """
     rng = np.random.default_rng(seed)
     random = [rng.permutation(len(selectivity)) for _ in range(n_orders)]
-    # A unit that never responds is selective for nothing.
+    # A unit that never responds has no selectivity, and counts as the least selective.
     falling = np.argsort(-np.where(np.isnan(selectivity), -np.inf, selectivity), kind="stable")
     return np.stack([*random, falling, falling[::-1]])
 
 
 def removal_points(units: int, n_points: int) -> IntArray:
-    """Return how many units are removed at each point, from none to all.
+    """Return how many units are removed at each point, from 0 to all.
 
     Examples
     --------
@@ -240,14 +273,14 @@ def area(accuracy: FloatArray, fraction: FloatArray) -> FloatArray:
 
 
 def auc_test(observed: float, random: FloatArray) -> tuple[float, float]:
-    """Return percentile and two-sided p-value of an area among those of random orders.
+    """Return the percentile and two-sided p-value of an area among those of random orders.
 
     Examples
     --------
     >>> auc_test(0.1, np.linspace(0.4, 0.6, 39))
     (0.0, 0.05)
     """
-    # Areas are sums of the same few accuracies in another order.
+    # Equal areas differ in the last digit if their sums have another order.
     below = int((random < observed - 1e-12).sum())
     above = int((random > observed + 1e-12).sum())
     ties = len(random) - below - above
@@ -258,7 +291,7 @@ def auc_test(observed: float, random: FloatArray) -> tuple[float, float]:
 def _check_singles(
     singles: xr.DataTree, network: Network, stimuli: Stimuli, layers: Mapping[str, xr.Dataset]
 ) -> None:
-    """Refuse an ablation of another network, other stimuli, other units or another clamp."""
+    """Raise an error if an ablation is of another network, stimuli, units or mode."""
     wanted = {
         "weights_fingerprint": network.fingerprint,
         "stimuli_fingerprint": stimuli.fingerprint,
@@ -267,53 +300,52 @@ def _check_singles(
     for name, value in wanted.items():
         if singles.attrs.get(name) != value:
             raise OptionError(
-                f"singles= is an ablation of {name} {singles.attrs.get(name)!r}, and {value!r} is "
-                "needed; leave it out to ablate every unit anew"
+                f"singles= is an ablation of {name} {singles.attrs.get(name)!r}, but {value!r} is "
+                "needed; leave it out to ablate every unit again"
             )
     for layer, node in layers.items():
         has = singles.children[layer].sizes.get("unit", 0) if layer in singles.children else 0
         if has != node.sizes["unit"]:
             raise OptionError(
                 f"singles= has {has} of the {node.sizes['unit']} units of layer {layer!r}; leave "
-                "it out to ablate every unit anew"
+                "it out to ablate every unit again"
             )
 
 
 def _groups(orders: IntArray, removed: IntArray) -> list[list[int]]:
-    """Return what is ablated: all units, then the first units of each order, point by point."""
+    """Return the groups to ablate: all units, then by order and point the first units."""
     everything = list(range(orders.shape[1]))
     inner = [[int(u) for u in order[:count]] for order in orders for count in removed[1:-1]]
     return [everything, *inner]
 
 
 def _curves(intact: float, drops: FloatArray, orders: int) -> FloatArray:
-    """Return the accuracy (order, point) from the drops of `_groups`."""
+    """Return the accuracy (order, point) from the accuracy drops of `_groups`."""
     accuracy = intact - drops
     inner = accuracy[1:].reshape(orders, -1)
     ends = [np.full((orders, 1), value) for value in (intact, accuracy[0])]
     return np.hstack([ends[0], inner, ends[1]])
 
 
-def _noise(
+def _noise_accuracy(
     model: Network | nn.Module,
     stimuli: Stimuli,
     units: Mapping[str, int],
-    scales: Sequence[float],
+    noises: Sequence[Noise],
     seed: int,
     run: RunOptions,
 ) -> dict[str, list[float]]:
-    """Return the accuracy at each scale with noise on all units of each layer."""
+    """Return the accuracy with each noise on all units of a layer, by layer."""
     accuracy: dict[str, list[float]] = {layer: [] for layer in units}
     groups = {layer: [list(range(count))] for layer, count in units.items()}
-    for scale in scales:
+    for noise in noises:
         swept = ablate(
             model,
             stimuli,
             layers=exactly(units),
             groups=groups,
-            mode="noise",
-            noise_scale=scale,
-            null=0,
+            mode=noise,
+            n_permutations=0,
             seed=seed,
             **run,
         )
@@ -323,7 +355,7 @@ def _noise(
 
 
 def _node(curves: FloatArray, removed: IntArray, noise: list[float], scales: int) -> xr.Dataset:
-    """Label curves (clamp, order, point), the last two orders those by selectivity."""
+    """Label curves (clamp, order, point); the last two orders are those by selectivity."""
     fraction = removed / removed[-1]
     random = curves[:, : -len(BY_SELECTIVITY)]
     node = xr.Dataset(
@@ -334,15 +366,15 @@ def _node(curves: FloatArray, removed: IntArray, noise: list[float], scales: int
             "random_auc": (("clamp", "order"), area(random, fraction)),
         }
     )
-    for place, name in enumerate(BY_SELECTIVITY, start=-len(BY_SELECTIVITY)):
-        node[f"{name}_accuracy"] = (("clamp", "point"), curves[:, place])
+    for row, name in enumerate(BY_SELECTIVITY, start=-len(BY_SELECTIVITY)):
+        node[f"{name}_accuracy"] = (("clamp", "point"), curves[:, row])
     if scales:
         node["noise_accuracy"] = ("noise_scale", np.asarray(noise))
     return node
 
 
 def _areas(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Return what the orders by selectivity are among the random ones, (layer, clamp)."""
+    """Compare the areas by selectivity with those of random orders, (layer, clamp)."""
     random = [node["random_auc"].values for node in nodes.values()]
     found = xr.Dataset(
         {"random_auc_mean": (("layer", "clamp"), np.stack([each.mean(axis=1) for each in random]))},
@@ -366,7 +398,7 @@ def _areas(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def _of_network(node: xr.Dataset) -> xr.Dataset:
-    """Return the curves of a whole network and their areas, named as such."""
+    """Return the curves of all layers together and their areas, with the prefix network_."""
     areas = _areas({"network": node}).isel(layer=0, drop=True)
     areas = areas.drop_vars([name for name in areas if str(name).endswith("_q")])
     found = node.merge(areas).rename_dims(point="network_point")

@@ -9,34 +9,35 @@ from pathlib import Path
 from typing import TypeAlias, Unpack
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation import ablate
-from unitprobe.ablation.replacements import Mode
+from unitprobe.ablation import Mode, ablate
 from unitprobe.errors import OptionError
 from unitprobe.inference import false_discovery_rate
 from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network, as_network
 from unitprobe.models.weights_file import load_weights
-from unitprobe.protocols.assembling import assemble, nodes_of
-from unitprobe.protocols.measuring import measure_units
-from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
+from unitprobe.protocols.common import RunOptions, assemble, check_count, exactly, nodes_of
+from unitprobe.protocols.unit_measures import measure_units
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray, IntArray
 
-#: A network, or a file of weights for the network that is given besides.
+#: A network, or a file of weights for another network.
 Checkpoint: TypeAlias = Network | nn.Module | str | os.PathLike[str]
+#: Checkpoints with their labels.
+Checkpoints: TypeAlias = (
+    Mapping[int, Checkpoint] | Mapping[str, Checkpoint] | Iterable[tuple[int | str, Checkpoint]]
+)
 
-#: A unit is matched in activity by one of so many that are nearest to it.
+#: With `matched`, a unit is replaced by one of this many units that are nearest in activity.
 _NEAREST = 5
 
 
 def ranadive_protocol(
-    checkpoints: Mapping[int, Checkpoint]
-    | Mapping[str, Checkpoint]
-    | Iterable[tuple[int | str, Checkpoint]],
+    checkpoints: Checkpoints,
     stimuli: Stimuli,
     *,
     model: Network | nn.Module | None = None,
@@ -49,28 +50,28 @@ def ranadive_protocol(
     seed: int = 0,
     **run: Unpack[RunOptions],
 ) -> xr.DataTree:
-    """Ablate the most selective units of each layer, or random ones, checkpoint by checkpoint.
+    """Ablate the most selective units of each layer, and random ones, at every checkpoint.
 
     Parameters
     ----------
     checkpoints : mapping, or iterable of pairs
-        From the epoch, or another label, to the network, or to a file of its weights.
+        From the epoch, or another label, to the network or a file of its weights.
     stimuli, layers, mode
         As `unitprobe.ablate`.
     model : Network or nn.Module, optional
-        The network that files of weights are for. It is left as it was found.
+        The network that files of weights belong to. It is left unchanged.
     share : float
-        Of the units of a layer that are ablated together, rounded, at least one; above 0 and
-        below 1.
+        Share of the units of a layer that are ablated together, above 0 and below 1. It is
+        rounded to one unit or more.
     n_random : int
-        Sets of as many random units.
+        Sets of random units, as large, that are ablated for comparison.
     matched : bool
-        Match each set in activity: for every selective unit a random one of those nearest to it
-        in mean response, among those that are not selective. Else any units of the layer.
+        Match the random units in activity: each is one of the five units nearest in mean response
+        to a selective unit, among those that are not selective. Else any units of the layer.
     signed : {"refuse", "rectify", "allow"}
-        What class selectivity is to make of negative responses.
+        How class selectivity treats negative responses.
     seed : int
-        Of the random sets.
+        Seed of the random sets.
     **run
         ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
         as `unitprobe.ablate`.
@@ -79,18 +80,20 @@ def ranadive_protocol(
     -------
     xarray.DataTree
         At the root ``accuracy`` (checkpoint), 0..1, and over (layer, checkpoint):
-        ``class_selectivity_mean`` over units that have one, ``selective_accuracy_drop``,
-        ``random_accuracy_drop_mean`` and ``difference``, the former less the latter; two-sided
-        ``difference_p``, and ``difference_q`` over layers and checkpoints. By layer
-        ``class_selectivity`` and ``activity`` (checkpoint, unit), ``selective`` (checkpoint,
-        unit), whether the unit is of the most selective, ``selective_accuracy_drop``
-        (checkpoint) and ``random_accuracy_drop`` (checkpoint, random_set), intact minus ablated.
+        ``class_selectivity_mean``, over units that have one; ``selective_accuracy_drop``;
+        ``random_accuracy_drop_mean``; ``difference``, the former drop minus the latter; its
+        two-sided ``difference_p``, and ``difference_q`` over layers and checkpoints.
+
+        By layer ``class_selectivity`` and ``activity`` (checkpoint, unit); ``selective``
+        (checkpoint, unit), whether the unit is one of the most selective;
+        ``selective_accuracy_drop`` (checkpoint) and ``random_accuracy_drop`` (checkpoint,
+        random_set), intact minus ablated.
 
     Raises
     ------
     OptionError
-        A number is out of range, there is no checkpoint, a label stands twice, or a file of
-        weights is given without a network. With `matched`, a layer has no other units left.
+        A number is out of range, there is no checkpoint, two have one label, or a file of weights
+        is given without a network. With `matched`, a layer has too few other units.
     WeightsError
         A file does not fit the network.
     ResponseError
@@ -101,9 +104,9 @@ def ranadive_protocol(
     Notes
     -----
     After "On the special role of class-selective neurons in early training" (arXiv:2305.17409),
-    section 4. Units without a selectivity are the least selective. p = min(1, 2 (1 + m) / (1 +
-    n_random)) with m the random sets that cost at least, or at most, as much, whichever are
-    fewer: 40 sets are the fewest for 0.05.
+    section 4. Units without a selectivity count as the least selective.
+    p = min(1, 2 (1 + m) / (1 + n_random)), where m counts the random sets that cost at least, or at
+    most, as much, whichever are fewer; 0.05 needs 40 sets.
 
     Examples
     --------
@@ -118,10 +121,9 @@ def ranadive_protocol(
     >>> tree["difference"].sizes, int(tree["2"]["selective"].sum("unit")[0])
     (Frozen({'layer': 1, 'checkpoint': 2}), 2)
     """
-    check_run(run)
     check_count("n_random", n_random, 1)
     if not 0 < share < 1:
-        raise OptionError(f"share={share} is no share of units; give one between 0 and 1: 0.1")
+        raise OptionError(f"share={share} must be above 0 and below 1; give 0.1")
     pairs = _pairs(checkpoints)
     found: dict[str, list[xr.Dataset]] = {}
     accuracy: list[float] = []
@@ -132,8 +134,8 @@ def ranadive_protocol(
         names.append(network.fingerprint)
         measured = measure_units(network, stimuli, layers=layers, signed=signed, run=run)
         rows = {
-            layer: _sets(layer, node, share, n_random, matched, seed + place)
-            for place, (layer, node) in enumerate(measured.layers.items())
+            layer: _sets(layer, node, share, n_random, matched, seed + index)
+            for index, (layer, node) in enumerate(measured.layers.items())
         }
         groups = {layer: chosen.tolist() for layer, chosen in rows.items()}
         swept = ablate(
@@ -142,7 +144,7 @@ def ranadive_protocol(
             layers=exactly(rows),
             groups=groups,
             mode=mode,
-            null=0,
+            n_permutations=0,
             seed=seed,
             **run,
         )
@@ -169,11 +171,11 @@ def ranadive_protocol(
     root["weights_fingerprint"] = ("checkpoint", np.asarray(names, dtype=object))
     # Each checkpoint has its own fingerprint.
     attributes = {n: v for n, v in first.attrs.items() if n != "weights_fingerprint"}
-    frame = xr.DataTree(
+    intact = xr.DataTree(
         xr.Dataset(coords={"class_name": first.coords["class_name"]}, attrs=attributes)
     )
     return assemble(
-        frame,
+        intact,
         root,
         nodes,
         "ranadive",
@@ -182,6 +184,21 @@ def ranadive_protocol(
         n_random=n_random,
         seed=seed,
     )
+
+
+def summarize_ranadive(root: xr.Dataset) -> pd.DataFrame:
+    """Return one row per checkpoint, with means over layers."""
+    columns = {
+        "class_selectivity_mean": "class_selectivity",
+        "selective_accuracy_drop": "selective_drop",
+        "random_accuracy_drop_mean": "random_drop",
+        "difference": "difference",
+    }
+    table = root[list(columns)].rename(columns).mean("layer")
+    table["accuracy"] = root["accuracy"]
+    table["layers_q<0.05"] = (root["difference_q"] < 0.05).sum("layer")
+    order = ["accuracy", *columns.values(), "layers_q<0.05"]
+    return table[order].to_dataframe().reset_index()
 
 
 def most_selective(selectivity: FloatArray, count: int) -> IntArray:
@@ -197,17 +214,17 @@ def most_selective(selectivity: FloatArray, count: int) -> IntArray:
 
 
 def random_sets(units: int, count: int, sets: int, rng: np.random.Generator) -> IntArray:
-    """Return sets of random units, (random_set, place)."""
+    """Return sets of random units, (random_set, index)."""
     return np.stack([rng.permutation(units)[:count] for _ in range(sets)])
 
 
 def matched_sets(
     chosen: IntArray, activity: FloatArray, sets: int, rng: np.random.Generator
 ) -> IntArray:
-    """Return sets of other units that are as active, (random_set, place).
+    """Return sets of other units that are as active, (random_set, index).
 
-    For each chosen unit, in random order, one at random of the five nearest in activity that are
-    neither chosen nor taken.
+    For each chosen unit, in random order, it draws one of the five units nearest in activity that
+    are neither chosen nor drawn before.
 
     Examples
     --------
@@ -228,16 +245,12 @@ def matched_sets(
     return np.array(rows)
 
 
-def _pairs(
-    checkpoints: Mapping[int, Checkpoint]
-    | Mapping[str, Checkpoint]
-    | Iterable[tuple[int | str, Checkpoint]],
-) -> list[tuple[int | str, Checkpoint]]:
+def _pairs(checkpoints: Checkpoints) -> list[tuple[int | str, Checkpoint]]:
     pairs: list[tuple[int | str, Checkpoint]] = [
         *(checkpoints.items() if isinstance(checkpoints, Mapping) else checkpoints)
     ]
     if not pairs:
-        raise OptionError("no checkpoint is given; give one or more")
+        raise OptionError("checkpoints is empty; give one or more")
     labels: list[Hashable] = [label for label, _ in pairs]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
@@ -250,8 +263,7 @@ def _network(checkpoint: Checkpoint, model: Network | nn.Module | None) -> Netwo
         return as_network(checkpoint)
     if model is None:
         raise OptionError(
-            f"checkpoint {os.fspath(checkpoint)} is a file of weights; give the network that it is "
-            "for with model="
+            f"checkpoint {os.fspath(checkpoint)} is a file of weights; give its network with model="
         )
     network = copy.copy(as_network(model))
     network.module = copy.deepcopy(network.module)
@@ -262,7 +274,7 @@ def _network(checkpoint: Checkpoint, model: Network | nn.Module | None) -> Netwo
 def _sets(
     layer: str, node: xr.Dataset, share: float, n_random: int, matched: bool, seed: int
 ) -> IntArray:
-    """Return the sets to ablate, (set, place): the most selective units, then random ones."""
+    """Return the sets to ablate, (set, index): the most selective units, then random ones."""
     units = node.sizes["unit"]
     count = max(1, round(share * units))
     chosen = most_selective(node["class_selectivity"].values, count)
@@ -271,8 +283,8 @@ def _sets(
         return np.concatenate([chosen[None], random_sets(units, count, n_random, rng)])
     if units < 2 * count:
         raise OptionError(
-            f"share={share} of the {units} units of layer {layer!r} leaves too few others to match "
-            "in activity; give a smaller share"
+            f"share={share} of the {units} units of layer {layer!r} leaves too few other units to "
+            "match in activity; give a smaller share"
         )
     others = matched_sets(chosen, node["activity"].values, n_random, rng)
     return np.concatenate([chosen[None], others])
@@ -292,7 +304,7 @@ def _summary(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
     dims = ("layer", "checkpoint")
     selective = np.stack([n["selective_accuracy_drop"].values for n in nodes.values()])
     random = np.stack([n["random_accuracy_drop"].values for n in nodes.values()])
-    # Drops are differences of shares and tie up to rounding.
+    # Equal drops may differ by rounding.
     below = (random <= selective[..., None] + 1e-12).sum(-1)
     above = (random >= selective[..., None] - 1e-12).sum(-1)
     p = np.minimum(1.0, 2 * (1 + np.minimum(below, above)) / (1 + random.shape[-1]))

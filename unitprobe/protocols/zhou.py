@@ -1,4 +1,4 @@
-"""What predicts the importance of a single unit; after Zhou, Sun, Bau & Torralba 2018."""
+"""What predicts the damage of ablating a single unit; after Zhou, Sun, Bau & Torralba 2018."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from torch import nn
 
-from unitprobe.ablation import ablate
-from unitprobe.ablation.replacements import Mode
+from unitprobe.ablation import Mode, ablate
 from unitprobe.errors import OptionError
 from unitprobe.inference import compare_to_baseline, false_discovery_rate
 from unitprobe.layers import Selection, weight_norms
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network
-from unitprobe.protocols.assembling import assemble, nodes_of
-from unitprobe.protocols.correlating import correlate
-from unitprobe.protocols.measuring import measure_units
-from unitprobe.protocols.options import RunOptions, check_count, check_run, exactly
+from unitprobe.protocols.common import RunOptions, assemble, check_count, exactly, nodes_of
+from unitprobe.protocols.damage_correlations import correlate, pooled_correlations
+from unitprobe.protocols.unit_measures import measure_units
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
 
@@ -35,29 +34,29 @@ def zhou_protocol(
     mode: Mode = "zero",
     n_directions: int = 16,
     resamples: int = 1000,
-    null: int = 1000,
+    n_permutations: int = 1000,
     signed: SignPolicy = "refuse",
     seed: int = 0,
     **run: Unpack[RunOptions],
 ) -> xr.DataTree:
-    """Ablate every unit, and ask what predicts the damage, against random directions.
+    """Ablate every unit and random directions; correlate the damage with what predicts it.
 
     Parameters
     ----------
     model, stimuli, layers, mode
         As `unitprobe.ablate`.
     n_directions : int
-        Random orthonormal directions of each layer that are ablated beside its units, as many as
-        it has units if those are fewer; 0 for none.
+        Random orthonormal directions of each layer to ablate; 0 for none. At most as many as the
+        layer has units.
     resamples : int
-        Of units for each interval, and permutations for each p-value.
-    null : int
-        Draws for the chance level of the largest drop over classes, as `unitprobe.ablate`.
+        Bootstrap resamples for each interval, and permutations for each p-value.
+    n_permutations : int
+        Permutations for the chance level of the largest drop over classes; 0 leaves it out.
     signed : {"refuse", "rectify", "allow"}
-        What class selectivity is to make of negative responses. Responses along directions are
-        rectified for it in any case.
+        How class selectivity treats negative responses; along directions they are always
+        rectified.
     seed : int
-        Of directions, resamples, permutations and the chance level.
+        Seed of directions, resamples and permutations.
     **run
         ``batch_size``, ``device``, ``method``, ``memory``, ``workers``, ``progress`` and ``keep``,
         as `unitprobe.ablate`.
@@ -65,26 +64,26 @@ def zhou_protocol(
     Returns
     -------
     xarray.DataTree
-        The result of `unitprobe.ablate`, and by layer the predictors (unit):
-        ``class_selectivity`` in 0..1; ``class_correlation``, of the response with the probability
-        of the best class, in -1..1; ``incoming_l1``, of the weights that make the unit, NaN where
-        they cannot be told, as after a residual sum; ``activity``, the mean size of the response.
-        The same names with ``direction_`` before them (direction) hold for the directions, which
-        have no ``incoming_l1``.
+        The result of `unitprobe.ablate`, with four predictors per layer (unit):
+        ``class_selectivity``, 0..1; ``class_correlation``, the correlation of the response with
+        the probability of a class, the largest over classes, -1..1; ``incoming_l1``, the L1 norm
+        of the weights that make the unit, NaN if they are unknown, as after a residual sum;
+        ``activity``, the mean absolute response. Variables of the directions have the prefix
+        ``direction_`` and the dimension ``direction``; they have no ``incoming_l1``.
 
-        At the root ``correlation`` (layer, damage, predictor) with ``_low``, ``_high``, ``_p``,
-        ``_q`` and ``_units``, and ``pooled_correlation`` (damage, predictor) over all layers, with
-        **ranks within layers**; damages are ``accuracy_drop`` and ``max_class_accuracy_drop``. The
-        same with ``direction_`` before them for the directions. ``unit_minus_direction`` (layer,
-        damage), the mean drop of units less that of directions, with ``_low``, ``_high``, ``_p``
-        and ``_q``, and ``unit_exceeds_direction``, the probability that a unit costs more than a
-        direction, 0..1. All are NaN where there is nothing to correlate or compare, such as a
-        layer of dead units.
+        At the root, Spearman's correlations of two damages, ``accuracy_drop`` and
+        ``max_class_accuracy_drop``, with the predictors: ``correlation`` (layer, damage,
+        predictor) and ``pooled_correlation`` (damage, predictor) over the units of all layers,
+        **ranked within their layer**. Each has ``_low``, ``_high``, ``_p``, ``_q`` and ``_units``.
+        The prefix ``direction_`` marks those of directions. ``unit_minus_direction`` (layer,
+        damage) is the mean drop of units minus that of directions, with ``_low``, ``_high``,
+        ``_p`` and ``_q``; ``unit_exceeds_direction`` the probability that a unit costs more than a
+        direction, 0..1. NaN if a value does not vary, as in a layer of dead units.
 
     Raises
     ------
     OptionError
-        A number is out of range, or directions are asked for with ``mode="weights"``.
+        A number is out of range, or directions are combined with ``mode="weights"``.
     ResponseError
         Responses are negative and refused.
     LabelError, LayerError, LayerNotFoundError, ModelError
@@ -93,13 +92,12 @@ def zhou_protocol(
     Notes
     -----
     After "Revisiting the importance of individual units in CNNs via ablation" (arXiv:1806.02891),
-    sections 3 and 4, which silences filters; here it is activations, unless
-    ``mode="weights"``. Rank correlations are Spearman's, intervals bootstrap percentiles over
-    units, p-values from permutations, q-values after Benjamini & Hochberg: those of
-    ``correlation`` over all layers, damages and predictors, those of ``pooled_correlation`` over
-    damages and predictors. The interval is over units of this network and says nothing of the
-    next. The largest drop over classes is above 0 by chance alone:
-    compare it with ``max_class_accuracy_drop_null_mean`` (unit).
+    sections 3 and 4. The paper silences filters (``mode="weights"``); the default here silences
+    activations. Intervals are bootstrap percentiles over the units of this network, p-values are
+    from permutations, q-values after Benjamini & Hochberg: those of ``correlation`` over all
+    layers, damages and predictors, those of ``pooled_correlation`` over damages and predictors.
+    The largest drop over classes exceeds 0 by chance alone: compare it with
+    ``max_class_accuracy_drop_null_mean`` (unit).
 
     Examples
     --------
@@ -115,16 +113,17 @@ def zhou_protocol(
     >>> tree["2"]["direction_accuracy_drop"].sizes
     Frozen({'direction': 4})
     """
-    check_run(run)
     check_count("n_directions", n_directions, 0)
     check_count("resamples", resamples, 1)
     if mode == "weights" and n_directions:
         raise OptionError(
-            "mode='weights' silences units and no directions; give n_directions=0 (--directions 0)"
+            "mode='weights' cannot silence directions; give n_directions=0 (--n-directions 0)"
         )
     measured = measure_units(model, stimuli, layers=layers, signed=signed, run=run)
     chosen = exactly(measured.layers)
-    ablation = ablate(model, stimuli, layers=chosen, mode=mode, null=null, seed=seed, **run)
+    ablation = ablate(
+        model, stimuli, layers=chosen, mode=mode, n_permutations=n_permutations, seed=seed, **run
+    )
     norms = weight_norms(model, layers=chosen, example=measured.example)
     nodes = {
         layer: node.assign(measured.layers[layer].data_vars).assign(
@@ -135,8 +134,8 @@ def zhou_protocol(
     root = correlate(nodes, DAMAGES, PREDICTORS, resamples=resamples, seed=seed)
     if n_directions:
         directions = {
-            layer: random_directions(node.sizes["unit"], n_directions, seed + place)
-            for place, (layer, node) in enumerate(nodes.items())
+            layer: random_directions(node.sizes["unit"], n_directions, seed + index)
+            for index, (layer, node) in enumerate(nodes.items())
         }
         along = _along(model, stimuli, directions, mode, seed, run)
         for name, values in correlate(
@@ -153,10 +152,15 @@ def zhou_protocol(
     )
 
 
+def summarize_zhou(root: xr.Dataset) -> pd.DataFrame:
+    """Return one row per damage and predictor, with the correlation over units of all layers."""
+    return pooled_correlations(root).to_dataframe().reset_index().astype({"units": int})
+
+
 def random_directions(units: int, count: int, seed: int) -> FloatArray:
     """Return random orthonormal rows (direction, unit), at most as many as units.
 
-    Every set of directions is as likely as it is rotated.
+    Their distribution is uniform: it does not change under rotation.
 
     Examples
     --------
@@ -166,7 +170,7 @@ def random_directions(units: int, count: int, seed: int) -> FloatArray:
     """
     square = np.random.default_rng(seed).normal(size=(units, units))
     columns, triangle = np.linalg.qr(square)
-    # Without the signs, the first rows of a QR are not uniformly distributed (Mezzadri 2007).
+    # Without the signs, the rows of a QR are not uniformly distributed (Mezzadri 2007).
     rotated: FloatArray = (columns * np.sign(np.diag(triangle))).T[: min(count, units)]
     return np.ascontiguousarray(rotated)
 
@@ -182,7 +186,14 @@ def _along(
     """Return damages and predictors of each direction of each layer."""
     chosen = exactly(directions)
     ablation = ablate(
-        model, stimuli, layers=chosen, directions=directions, mode=mode, null=0, seed=seed, **run
+        model,
+        stimuli,
+        layers=chosen,
+        directions=directions,
+        mode=mode,
+        n_permutations=0,
+        seed=seed,
+        **run,
     )
     measured = measure_units(
         model, stimuli, layers=chosen, signed="rectify", directions=directions, run=run

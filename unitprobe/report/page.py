@@ -15,6 +15,7 @@ from unitprobe import plots
 from unitprobe.analysis import layer_table
 from unitprobe.errors import StoreError
 from unitprobe.plots import has, layer_values, require, unit_counts
+from unitprobe.protocols import Protocol, protocol_of
 from unitprobe.report.findings import describe, limits
 from unitprobe.report.folder import PAGE, check_folder, csv, render, svg, write_folder
 from unitprobe.report.tables import (
@@ -29,33 +30,6 @@ from unitprobe.store import content_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: Of each protocol its figure, the heading and how to read it.
-_PROTOCOLS: dict[str, tuple[Callable[[xr.DataTree], Figure], str, str]] = {
-    "zhou": (
-        plots.plot_zhou,
-        "What predicts the damage",
-        "Left: rank correlations within layers with their 95% intervals; open dots are random "
-        "directions. Right: units beside random directions of the same layer.",
-    ),
-    "morcos": (
-        plots.plot_morcos,
-        "Cumulative ablation",
-        "A curve by selectivity outside of the grey ones means that selectivity tells which units "
-        "the network relies on.",
-    ),
-    "bau": (
-        plots.plot_bau,
-        "The units of a class",
-        "Balanced accuracy, 50% by guessing. Units were ranked on one half of the stimuli and "
-        "removed on the other.",
-    ),
-    "ranadive": (
-        plots.plot_ranadive,
-        "Selective units over checkpoints",
-        "Above 0, the most selective units cost more than as many random ones.",
-    ),
-}
 
 _LISTED = 100
 _TUNED = 8
@@ -123,14 +97,14 @@ def write_report(
     """
     folder = check_folder(out, overwrite=overwrite)
     check_trees(analysis, ablation)
-    protocol = ablation
+    protocol_tree = ablation
     if ablation is not None and not has(ablation, "accuracy_drop"):
         ablation = None  # this protocol ablates units in sets only
     units = all_units(analysis, ablation)
     files: dict[str, bytes] = {"units.csv": csv(units), "layers.csv": csv(layer_table(analysis))}
     pictures = _pictures(analysis, ablation, files)
-    if protocol is not None and protocol.attrs.get("protocol") in _PROTOCOLS:
-        pictures.append(_protocol_picture(protocol, files))
+    if protocol_tree is not None and (protocol := protocol_of(protocol_tree)) is not None:
+        pictures.append(_protocol_picture(protocol, protocol_tree, files))
     best = None
     if has(analysis, "class_selectivity"):
         best = make_table(most_selective(units, analysis, _LISTED), UNIT_COLUMNS)
@@ -168,7 +142,7 @@ def check_trees(analysis: xr.DataTree, ablation: xr.DataTree | None) -> None:
     require(analysis, "analysis")
     if ablation is None:
         return
-    if ablation.attrs.get("protocol") not in _PROTOCOLS:
+    if protocol_of(ablation) is None:
         require(ablation, "ablation", "accuracy_drop", "max_class_accuracy_drop")
     weights = [tree.attrs.get("weights_fingerprint") for tree in (analysis, ablation)]
     if None not in weights and weights[0] != weights[1]:
@@ -245,9 +219,9 @@ def _pictures(
     return pictures
 
 
-def _protocol_picture(tree: xr.DataTree, files: dict[str, bytes]) -> Picture:
-    figure, title, reading = _PROTOCOLS[tree.attrs["protocol"]]
-    return draw(lambda: figure(tree), "protocol", title, reading, files)
+def _protocol_picture(protocol: Protocol, tree: xr.DataTree, files: dict[str, bytes]) -> Picture:
+    figure = getattr(plots, protocol.plot)
+    return draw(lambda: figure(tree), "protocol", protocol.heading, protocol.caption, files)
 
 
 def _tuned_units(analysis: xr.DataTree) -> tuple[str, list[int]]:

@@ -14,10 +14,11 @@ from torchvision.models import DenseNet
 
 import unitprobe as up
 from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.forward_passes import Batch
 from unitprobe.ablation.partial_forward.network_graph import capture_graph
 from unitprobe.ablation.partial_forward.partial_engine import PartialForwardEngine
-from unitprobe.ablation.replacements import Batch, Constant
-from unitprobe.ablation.sweep import SweepOptions, make_replacement
+from unitprobe.ablation.replacements import Constant, make_replacement
+from unitprobe.ablation.settings import SweepOptions
 from unitprobe.ablation.targets import Targets
 from unitprobe.errors import ModelError, OptionError, UnitprobeWarning
 from unitprobe.layers import evaluating, list_layers, select_layers
@@ -28,7 +29,7 @@ SMALL = {"img_size": 32, "patch_size": 8, "num_classes": 4}
 
 
 class Plain(nn.Sequential):
-    """Maps of 8, 4, 2 and 1 positions with enough units for convolutions of small maps."""
+    """Maps of 8, 4, 2 and 1 places with enough units for convolutions of small maps."""
 
     def __init__(self):
         layers = [nn.Conv2d(3, 48, 3, 4, 1), nn.ReLU()]
@@ -40,7 +41,7 @@ class Plain(nn.Sequential):
 
 
 class Shortcuts(nn.Module):
-    """Maps of 12 and 7 positions with shortcuts, and ReLUs with several readers."""
+    """Maps of 12 and 7 places with units for tiles: shortcuts, and ReLUs that others read too."""
 
     def __init__(self):
         super().__init__()
@@ -188,7 +189,7 @@ def assert_same_answers(found, expected, tolerance=1e-4):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_the_full_engine(pairs, name, mode):
     pair = pairs(name)
-    options = SweepOptions(mode=mode, value=0.3, progress=False)
+    options = SweepOptions(mode=up.Value(0.3) if mode == "value" else mode, progress=False)
     swept = pair.swept
     with evaluating(pair.network.module), torch.no_grad():
         replacement = make_replacement(pair.network, pair.stimuli, swept, options)

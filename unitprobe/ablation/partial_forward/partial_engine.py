@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, fx
 
 from unitprobe.ablation.engine import FullEngine
+from unitprobe.ablation.forward_passes import Batch
 from unitprobe.ablation.partial_forward.downstream import Downstream, VariantRun, quick_convolutions
 from unitprobe.ablation.partial_forward.network_graph import Batched, NetworkGraph, Node, is_place
 from unitprobe.ablation.partial_forward.rows import Rows
 from unitprobe.ablation.partial_forward.unit_change import Narrow, split
-from unitprobe.ablation.replacements import Batch, Replacement
+from unitprobe.ablation.replacements import Replacement
 from unitprobe.ablation.targets import Targets
 from unitprobe.compiled import single_threads
 from unitprobe.errors import ModelError, OptionError

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from unitprobe import metrics
-from unitprobe.ablation.engine import check_logits
-from unitprobe.ablation.engine import run as run_network
+from unitprobe.ablation.forward_passes import check_logits
+from unitprobe.ablation.forward_passes import run as run_network
 from unitprobe.batches import (
     batches_in_company,
     load_batches,
@@ -34,7 +34,7 @@ from unitprobe.models import Network, output_indices
 from unitprobe.online import ClassMoments
 from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
-from unitprobe.protocols.options import RunOptions
+from unitprobe.protocols.common import RunOptions
 from unitprobe.responses import pool_activation
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray

@@ -1,4 +1,4 @@
-"""Does a property of units predict what their loss costs? Rank correlations over a whole sweep."""
+"""Rank correlations of what ablating a unit costs with other properties of the unit."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def correlate(
     resamples: int,
     seed: int,
 ) -> xr.Dataset:
-    """Spearman's rank correlation of each damage with each predictor, by layer and over layers.
+    """Return Spearman's correlation of each damage with each predictor, by layer and pooled.
 
     Parameters
     ----------
     nodes : mapping of str to Dataset
-        By layer, the damages and predictors (unit). One that is absent has no correlation.
+        By layer, the damages and predictors (unit). A missing one gives NaN.
     damages, predictors : sequence of str
         Their names.
     dim : str
-        The dimension that they are along.
+        The dimension of damages and predictors.
     resamples, seed
         As `unitprobe.inference.rank_correlation`.
 
@@ -42,10 +42,10 @@ def correlate(
     xarray.Dataset
         ``correlation`` (layer, damage, predictor) with its bootstrap interval ``_low`` and
         ``_high``, permutation ``_p``, ``_q`` after Benjamini & Hochberg over all of it, and
-        ``_units``; NaN where either does not vary. ``pooled_correlation`` (damage, predictor)
-        and its kin: over all units, **ranked, redrawn and permuted within their layer**, which is
-        the mean of the layers' correlations weighted by their units; its ``_q`` is over
-        (damage, predictor).
+        ``_units``; NaN if either does not vary. ``pooled_correlation`` (damage, predictor) and
+        the same endings: over the units of all layers, **ranked, resampled and permuted within
+        their layer**. It is the mean of the layers' correlations weighted by their units; its
+        ``_q`` is over (damage, predictor).
     """
     layers = list(nodes)
     columns = {
@@ -59,8 +59,8 @@ def correlate(
     for d, damage in enumerate(damages):
         for p, predictor in enumerate(predictors):
             pairs = list(zip(columns[predictor], columns[damage], strict=True))
-            for place, (x, y) in enumerate(pairs):
-                by_layer[:, place, d, p] = _numbers(x, y, None, resamples, seed)
+            for layer, (x, y) in enumerate(pairs):
+                by_layer[:, layer, d, p] = _numbers(x, y, None, resamples, seed)
             x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
             pooled[:, d, p] = _numbers(x, y, strata, resamples, seed)
     found = xr.Dataset(
@@ -81,7 +81,7 @@ def correlate(
 
 
 def pooled_correlations(root: xr.Dataset) -> xr.Dataset:
-    """Return the correlations over all units under names of their own.
+    """Return the pooled correlations under short names.
 
     Parameters
     ----------
@@ -96,13 +96,13 @@ def pooled_correlations(root: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     StoreError
-        The protocol correlates nothing.
+        The protocol has no correlations.
     """
     name = "pooled_correlation"
     if name not in root:
         raise StoreError(
-            "the tree has no correlations of damages with predictors; give what zhou_protocol or "
-            "morcos_protocol made"
+            "the tree has no correlations of damages with predictors; give the result of "
+            "zhou_protocol or morcos_protocol"
         )
     columns = {name: "correlation"} | {
         f"{name}_{part}": part for part in ("low", "high", "p", "q", "units")
