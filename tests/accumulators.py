@@ -27,10 +27,6 @@ def resamples(labels, seed=3):
     return online.Resamples(draw_layouts(redraw, labels, counts, 4, seed), counts)
 
 
-def bounded(both):
-    return np.stack([both.value, both.error])
-
-
 #: name -> (make(labels), feed(accumulator, responses, labels, indices, resamples), compute by name)
 ACCUMULATORS = {
     "ClassMoments": (
@@ -42,7 +38,6 @@ ACCUMULATORS = {
             "class_selectivity": lambda a: a.class_selectivity(),
             "ccmas": lambda a: a.ccmas(),
             "preferred_class": lambda a: a.preferred_class(),
-            "localist_selectivity_by_class": lambda a: a.localist_selectivity_by_class(),
         },
     ),
     "ResponseMoments": (
@@ -93,40 +88,15 @@ ACCUMULATORS = {
         lambda a, x, y, i, r: a.update(x, i),
         {"population_sparseness": lambda a: a.population_sparseness()},
     ),
-    "ResponseHistogram": (
-        lambda labels: online.ResponseHistogram(CLASSES, relative_error=0.05, bins=16),
-        lambda a, x, y, i, r: a.update(x, y),
-        {
-            "roc_auc": lambda a: bounded(a.roc_auc()),
-            "gini": lambda a: bounded(a.gini()),
-            "median": lambda a: bounded(a.quantile(0.5)),
-            "half_max_share": lambda a: bounded(a.half_max_share()),
-            "average_precision": lambda a: bounded(a.average_precision_by_class()),
-            "max_informedness": lambda a: bounded(a.max_informedness_by_class()),
-            "threshold": lambda a: a.max_informedness_threshold_by_class(),
-            "max_f1": lambda a: bounded(a.max_f1_by_class()),
-            "recall_at_precision": lambda a: bounded(a.recall_at_precision_by_class()),
-            "mutual_information": lambda a: bounded(a.mutual_information()),
-        },
-    ),
-    "KeptResponses": (
-        lambda labels: online.KeptResponses(CLASSES),
-        lambda a, x, y, i, r: a.update(x, y),
-        {
-            "average_precision": lambda a: bounded(a.average_precision_by_class()),
-            "threshold": lambda a: a.max_informedness_threshold_by_class(),
-            "mutual_information": lambda a: bounded(a.mutual_information()),
-        },
-    ),
     "TopClasses": (
         lambda labels: online.TopClasses(CLASSES, k=2),
         lambda a, x, y, i, r: a.update(x, y),
-        {"precision_at_k_by_class": lambda a: a.precision_at_k_by_class()},
+        {"precision_at_k": lambda a: a.precision_at_k()},
     ),
     "TopRun": (
         lambda labels: online.TopRun(CLASSES),
         lambda a, x, y, i, r: a.update(x, y),
-        {"top_class_selectivity_by_class": lambda a: a.top_class_selectivity_by_class()},
+        {"top_class_selectivity": lambda a: a.top_class_selectivity()},
     ),
     "ResampledClassSums": (
         lambda labels: online.ResampledClassSums(4, np.bincount(labels, minlength=CLASSES)),

@@ -16,7 +16,6 @@ import scipy.stats
 import sklearn.metrics
 
 from unitprobe import metrics as m
-from unitprobe import online
 from unitprobe.metrics.information import bin_responses
 
 PAGE = Path(__file__).parent.parent / "docs" / "agreement.md"
@@ -372,46 +371,6 @@ ROWS = [
 ]
 
 
-#: Measures that one pass has from a histogram, of each unit and class or of each unit.
-FROM_HISTOGRAM = (
-    "roc_auc_by_class",
-    "average_precision_by_class",
-    "max_informedness_by_class",
-    "max_f1_by_class",
-    "recall_at_precision_by_class",
-    "mutual_information",
-    "half_max_share",
-    "gini",
-)
-
-
-def compare_one_pass(name):
-    """Return how far one pass is from all responses at most, its largest bound, how many values.
-
-    The last is whether every difference is within its own bound.
-    """
-    differences, errors = [], []
-    for data in LAYER:
-        if data == "signed" and name in ("gini", "half_max_share"):
-            continue
-        for seed in SEEDS:
-            responses, labels = DATA[data](np.random.default_rng(seed))
-            labelled = () if name in ("gini", "half_max_share") else (labels,)
-            histogram = online.ResponseHistogram(6)
-            for part in np.array_split(np.arange(len(responses)), 5):
-                histogram.update(responses[part], labels[part])
-            found = getattr(histogram, name)()
-            exact = (
-                getattr(m, name.removesuffix("_by_class"))(responses, labels, reduce=None)
-                if name.endswith("_by_class")
-                else getattr(m, name)(responses, *labelled)
-            )
-            differences.append(np.abs(found.value - exact).ravel())
-            errors.append(found.error.ravel())
-    off, bounds = np.concatenate(differences), np.concatenate(errors)
-    return off.max(), bounds.max(), len(off), bool((off <= bounds + 1e-12).all())
-
-
 def is_installed(row):
     """Tell whether the reference of a row can be imported."""
     return not row.needs or importlib.util.find_spec(row.needs) is not None
@@ -466,29 +425,13 @@ of a similarity is a bent part of the first.
 """
 
 
-ONE_PASS = """
-## In one pass
-
-What `unitprobe.online.ResponseHistogram` gives, with its default bins, beside the measure of all
-responses at once. Every value is within its own bound.
-
-| measure | largest difference below | largest bound below | values |
-|---|---|---|---|
-"""
-
-
 def write_page():
     """Write the tables to docs/agreement.md."""
     lines = []
     for row in ROWS:
         difference, span, count = compare(row)
         lines.append(as_line(row, bound(difference), span, count))
-    passes = []
-    for name in FROM_HISTOGRAM:
-        off, error, count, _ = compare_one_pass(name)
-        shown = (math.ceil(1000 * value + 0.5) / 1000 for value in (off, error))
-        passes.append(f"| `{name}` | {' | '.join(map(str, shown))} | {count} |")
-    PAGE.write_text(HEAD + "\n".join(lines) + "\n" + ONE_PASS + "\n".join(passes) + "\n")
+    PAGE.write_text(HEAD + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

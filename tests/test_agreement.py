@@ -23,16 +23,3 @@ def test_the_difference_is_below_what_the_page_states(row):
     assert compared == count
     assert low < high
     assert largest <= 1e-8
-
-
-@pytest.mark.parametrize("name", agreement.FROM_HISTOGRAM)
-def test_one_pass_is_as_near_as_the_page_states(name):
-    (line,) = [
-        ln for ln in agreement.PAGE.read_text().splitlines() if ln.startswith(f"| `{name}` | 0")
-    ]
-    off, error, count = (float(cell) for cell in line.strip("|").split("|")[1:])
-    found = agreement.compare_one_pass(name)
-    assert found[0] <= off
-    assert found[1] <= error
-    assert found[2] == count
-    assert found[3]

@@ -23,7 +23,7 @@ DEPENDENCY_LAYERS = [
     ["batches", "responses", "store"],
     ["probe"],
     ["ablation", "analysis", "recording", "regularizer"],
-    ["plots", "protocols", "streaming"],
+    ["plots", "protocols"],
     ["report"],
     ["demo"],
     ["cli"],
@@ -36,10 +36,8 @@ NAMES_OF_SEVERAL_MODULES = {
     "network",
     "options",
     "stimuli",
-    "tables",
 }
 FUNCTIONS_NAMED_AS_MODULES = {
-    "unitprobe.analysis.analyze",
     "unitprobe.inference.rank_correlation",
 }
 

@@ -17,8 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import unitprobe as up
-from unitprobe import streaming
 from unitprobe.cli import app, main
+from unitprobe.errors import UnitprobeWarning
 
 TESTS = Path(__file__).parent
 
@@ -316,12 +316,19 @@ class TestMistakes:
         assert "'one'" in line
 
 
-def test_what_only_a_recording_gives_is_named(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming.options, "KEPT_BYTES", 0)
-    command = ["analyze", "networks:build_tiny", f"imagefolder:{images}", "--n-permutations", "2"]
-    shown = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "all.h5")]).output
-    assert "only from a recording: twonn_dimension" in shown
-    assert "only from a recording: null and interval of roc_auc" in shown
+def test_what_needs_a_recording_is_named(images, tmp_path):
+    command = ["analyze", "networks:build_tiny", f"imagefolder:{images}", "--memory", "1kB"]
+    with pytest.warns(UnitprobeWarning, match=r"memory='1kB'; left out: .*twonn_dimension"):
+        CliRunner().invoke(app, [*command, "--out", str(tmp_path / "all.h5")])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--split", "train"), ("--layers", "relu"), ("--memory", "3GB"), ("--num-classes", 3)],
+)
+def test_options_of_networks_are_refused_for_a_recording(store, tmp_path, option):
+    line = fails(2, "analyze", store, *option, "--out", tmp_path / "a.h5")
+    assert f"{option[0]} has no effect on a recording" in line
 
 
 @pytest.mark.process

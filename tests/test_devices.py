@@ -103,9 +103,7 @@ def test_a_recording_says_in_what_precision_the_network_ran(
 
 def test_an_analysis_in_one_pass_is_the_same(gpu, stimuli):
     here, there = (
-        up.analyze_network(
-            small(), stimuli, batch_size=8, n_permutations=10, n_bootstrap=10, device=d
-        )
+        up.analyze(small(), stimuli, batch_size=8, n_permutations=10, n_bootstrap=10, device=d)
         for d in (None, gpu)
     )
     assert_same(here, there, 1e-3)
@@ -247,6 +245,6 @@ def test_a_device_without_float64_is_used(stimuli, tmp_path):
         )
         assert_same(here, there)
         here, there = (
-            up.analyze_network(small(), stimuli, n_permutations=5, device=d) for d in (None, device)
+            up.analyze(small(), stimuli, n_permutations=5, device=d) for d in (None, device)
         )
         assert_same(here, there, 1e-3)

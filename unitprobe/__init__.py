@@ -10,7 +10,6 @@ from unitprobe.recording import record
 from unitprobe.regularizer import SelectivityRegularizer, alpha_schedule
 from unitprobe.stimuli import Stimuli, load_stimuli
 from unitprobe.store import open_store, save_tree, verify_store
-from unitprobe.streaming import analyze_network
 
 __all__ = [
     "Layer",
@@ -23,7 +22,6 @@ __all__ = [
     "ablate",
     "alpha_schedule",
     "analyze",
-    "analyze_network",
     "attribute",
     "errors",
     "inference",

@@ -12,12 +12,10 @@ from timing import Row, alternate
 
 import unitprobe as up
 from unitprobe import Stimuli
-from unitprobe.analysis import METRICS
-from unitprobe.online import Resamples
-from unitprobe.streaming import ONE_PASS_METRICS, analyze_network
-from unitprobe.streaming.layer_statistics import Chunk, LayerStatistics
+from unitprobe.analysis.running_sums import LayerOfSums, has_running_sums
+from unitprobe.metrics.registry import measures
 
-NAMES = [name for name in METRICS if name in ONE_PASS_METRICS]
+NAMES = [name for name in measures() if has_running_sums(name)]
 
 
 def run(quick: bool) -> list[Row]:
@@ -38,8 +36,13 @@ def run(quick: bool) -> list[Row]:
                 up.analyze(tree, metrics=NAMES, n_permutations=n_permutations, progress=False)
 
             def streamed(n_permutations: int = n_permutations) -> None:
-                analyze_network(
-                    network, stimuli, metrics=NAMES, n_permutations=n_permutations, progress=False
+                up.analyze(
+                    network,
+                    stimuli,
+                    memory=1,
+                    metrics=NAMES,
+                    n_permutations=n_permutations,
+                    progress=False,
                 )
 
             what = f"one pass / record and analyze, {count} stimuli, {n_permutations} permutations"
@@ -57,16 +60,15 @@ def make_stimuli(count: int) -> Stimuli:
 def update_against_forward(network: torch.nn.Module, stimuli: Stimuli, repeats: int) -> Row:
     """Time what a chunk of 1,024 stimuli costs in all layers beside its forward pass."""
     images = torch.stack([stimuli[index][0] for index in range(1024)])
-    no_resamples: dict[str, Resamples] = {}
     with up.Probe(network) as probe, torch.inference_mode():
         batches = [probe(batch) for batch in images.split(64)]
-        chunk = Chunk(stimuli.labels[:1024], np.arange(1024), {})
+        labels, indices = stimuli.labels[:1024], np.arange(1024)
         joined = {layer: torch.cat([batch[layer] for batch in batches]) for layer in batches[0]}
-        statistics = {layer: LayerStatistics(NAMES, 10, "allow", no_resamples) for layer in joined}
+        statistics = {layer: LayerOfSums(NAMES, 10, "allow", {}) for layer in joined}
 
     def update() -> None:
         for layer, responses in joined.items():
-            statistics[layer].update(responses, chunk)
+            statistics[layer].update(responses, labels, indices, {})
 
     def forward() -> None:
         with torch.inference_mode():

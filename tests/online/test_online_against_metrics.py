@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-import sklearn.metrics
 from accumulators import CLASSES, accumulate, layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unitprobe import metrics, online
-from unitprobe.errors import OptionError, ResponseError
+from unitprobe.errors import ResponseError
 from unitprobe.metrics import separation
+from unitprobe.metrics.localist import localist_selectivity_from_extremes
 
 PARTS = [np.arange(0, 7), np.arange(7, 8), np.arange(8, 120), np.arange(120, 200)]
 
@@ -67,9 +67,10 @@ def test_measures_of_separation_follow_from_class_moments(data):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9, err_msg=name)
 
 
-def test_localist_selectivity_is_a_gap_between_a_class_and_the_rest(data):
+def test_localist_selectivity_follows_from_extremes(data):
     responses, labels = data
-    found = accumulate("ClassMoments", responses, labels, PARTS).localist_selectivity_by_class()
+    moments = accumulate("ClassMoments", responses, labels, PARTS)
+    found = localist_selectivity_from_extremes(moments.class_minima(), moments.class_maxima())
     for class_index in range(CLASSES):
         of_class, rest = responses[labels == class_index], responses[labels != class_index]
         if not len(of_class):
@@ -205,86 +206,3 @@ def test_population_sparseness_is_in_order_of_the_indices(data):
 def test_each_stimulus_needs_its_index(make):
     with pytest.raises(ResponseError, match=r"3 stimuli need one index each, got shape \(2,\)"):
         make().update(np.ones((3, 2)), np.array([0, 1]))
-
-
-def heavy_tailed(rng, stimuli, signed):
-    """Sizes over six orders of magnitude, exact zeros, ties, one dead and one constant unit."""
-    responses = np.exp(3 * rng.normal(size=(stimuli, 6)))
-    if signed:
-        responses *= rng.choice([-1, 1], size=responses.shape)
-    responses[rng.random(responses.shape) < 0.3] = 0.0
-    responses[: stimuli // 3, 2] = 1.7
-    responses[:, 0], responses[:, 1] = 0.0, 2.5
-    return responses
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    stimuli=st.integers(4, 60),
-    bins=st.sampled_from([2, 8, 512]),
-    relative_error=st.sampled_from([0.003, 0.01, 0.3]),
-    signed=st.booleans(),
-    seed=st.integers(0, 999),
-)
-def test_what_a_histogram_gives_lies_within_its_bound(stimuli, bins, relative_error, signed, seed):
-    rng = np.random.default_rng(seed)
-    responses = heavy_tailed(rng, stimuli, signed)
-    labels = rng.integers(0, 3, size=stimuli)
-    labels[:3] = [0, 1, 1]
-    histogram = online.ResponseHistogram(4, relative_error=relative_error, bins=bins)
-    for part in np.array_split(np.arange(stimuli), 3):
-        histogram.update(responses[part], labels[part])
-
-    def assert_within(bounded, expected):
-        np.testing.assert_array_equal(np.isnan(bounded.value), np.isnan(expected))
-        off = np.nan_to_num(np.abs(bounded.value - expected))
-        assert (off <= np.nan_to_num(bounded.error) + 1e-9 * (1 + np.nan_to_num(off))).all()
-
-    areas = np.full((4, 6), np.nan)
-    for class_index in np.unique(labels):
-        if len(np.unique(labels)) > 1:
-            areas[class_index] = [
-                sklearn.metrics.roc_auc_score(labels == class_index, unit) for unit in responses.T
-            ]
-    assert_within(histogram.roc_auc_by_class(), areas)
-    assert_within(histogram.roc_auc(), np.nanmax(areas, axis=0))
-    assert_within(histogram.gini(), metrics.gini(responses))
-    for share in (0.0, 0.25, 0.5, 1.0):
-        expected = np.quantile(responses, share, axis=0, method="inverted_cdf")
-        assert_within(histogram.quantile(share), expected)
-
-
-def test_exact_zeros_are_exact_ties():
-    rng = np.random.default_rng(0)
-    labels = np.arange(400) % 4
-    responses = np.where(rng.random((400, 3)) < 0.9, 0.0, 1.0 + labels[:, None])
-    histogram = online.ResponseHistogram(4)
-    histogram.update(responses, labels)
-    area = histogram.roc_auc()
-    expected = [
-        max(sklearn.metrics.roc_auc_score(labels == c, unit) for c in range(4))
-        for unit in responses.T
-    ]
-    np.testing.assert_allclose(area.value, expected, rtol=1e-12)
-
-
-def test_the_default_bins_keep_the_roc_auc_of_smooth_responses_to_a_thousandth():
-    rng = np.random.default_rng(0)
-    labels = np.arange(3000) % 10
-    responses = np.maximum(rng.normal(size=(10, 4))[labels] + rng.normal(size=(3000, 4)), 0)
-    histogram = online.ResponseHistogram(10)
-    histogram.update(responses, labels)
-    area = histogram.roc_auc_by_class()
-    expected = [
-        [sklearn.metrics.roc_auc_score(labels == c, unit) for unit in responses.T]
-        for c in range(10)
-    ]
-    assert np.abs(area.value - expected).max() < 1e-3
-    assert area.error.max() < 0.02
-
-
-def test_a_share_is_between_none_and_all():
-    histogram = online.ResponseHistogram(1)
-    histogram.update(np.ones((2, 1)), np.zeros(2, int))
-    with pytest.raises(OptionError, match=r"share=1\.5"):
-        histogram.quantile(1.5)

@@ -162,8 +162,6 @@ def test_accumulators_of_other_settings_are_refused():
         lambda: online.ClassMoments(0),
         lambda: online.TopStimuli(0),
         lambda: online.TopClasses(2, k=0),
-        lambda: online.ResponseHistogram(2, relative_error=1.0),
-        lambda: online.ResponseHistogram(2, bins=1),
     ],
 )
 def test_settings_without_sense_are_refused(make):
@@ -174,8 +172,6 @@ def test_settings_without_sense_are_refused(make):
 BY_CLASS = (
     online.ActivityCounts,
     online.ClassMoments,
-    online.KeptResponses,
-    online.ResponseHistogram,
     online.TopClasses,
     online.TopRun,
 )

@@ -19,7 +19,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def analysis(digits):
-    return up.analyze_network(MODEL, digits)
+    return up.analyze(MODEL, digits)
 
 
 CALLS = {

@@ -1,14 +1,15 @@
-"""From a recording to a table: every statistic of every unit, labelled."""
+"""From responses to a table: every statistic of every unit, labelled."""
 
-from unitprobe.analysis.analyze import analyze, read_responses
 from unitprobe.analysis.baseline import compare_analyses
-from unitprobe.analysis.tables import (
+from unitprobe.analysis.driver import analyze
+from unitprobe.analysis.result_tables import (
     add_false_discovery_rates,
     layer_table,
     summarize_layers,
     unit_table,
     warn_if_signed,
 )
+from unitprobe.analysis.sources import read_responses
 
 __all__ = [
     "add_false_discovery_rates",

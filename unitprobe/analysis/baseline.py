@@ -46,7 +46,7 @@ def compare_analyses(
     Parameters
     ----------
     analysis, baseline : xarray.DataTree
-        Of the network and of the baseline, from `analyze` or `analyze_network`.
+        Of the network and of the baseline, from `analyze`.
     metrics : sequence of str, optional
         Which statistics of units, by name, such as ``"gini"`` or ``"class_selectivity_corrected"``.
         If None all that both have, measures by class after correction too where both have a null.
@@ -77,14 +77,13 @@ def compare_analyses(
     --------
     >>> import torch, unitprobe as up
     >>> from unitprobe.analysis import compare_analyses
-    >>> from unitprobe.streaming import analyze_network
     >>> def network(seed):
     ...     torch.manual_seed(seed)
     ...     return torch.nn.Sequential(
     ...         torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU()
     ...     )
     >>> stimuli = up.load_stimuli("digits", limit=50)
-    >>> both = [analyze_network(network(seed), stimuli, metrics=["gini"]) for seed in (0, 1)]
+    >>> both = [up.analyze(network(seed), stimuli, metrics=["gini"]) for seed in (0, 1)]
     >>> compare_analyses(*both)[["metric", "layer", "units", "baseline_units"]]
       metric layer  units  baseline_units
     0   gini     2      5               5

@@ -1,12 +1,12 @@
-"""The statistics of one layer, with everything that several of them share."""
+"""The statistics of one layer, computed from all of its responses, and what is drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from unitprobe import inference
@@ -14,128 +14,205 @@ from unitprobe import metrics as m
 from unitprobe.errors import ResponseError
 from unitprobe.metrics._ranks import rank_responses, ranking_measures
 from unitprobe.metrics.registry import MEASURES
-from unitprobe.typing import FloatArray
+from unitprobe.typing import Array, FloatArray, IntArray
 
-Responses: TypeAlias = npt.NDArray[Any]
-Labels: TypeAlias = npt.NDArray[np.int64]
-# Of whom the resampled values are computed: `class_measures_null` or `class_measures_redrawn`.
-_Resampling = Callable[..., dict[str, FloatArray]]
+# The dimensions of a variable, by kind of measure.
+_DIMS = {
+    "class": ("unit",),
+    "unit": ("unit",),
+    "tuning": ("unit", "class_name"),
+    "stimulus": ("stimulus",),
+    "layer": (),
+}
 
 
-class MeasuredLayer:
-    """The responses of one layer, measured.
+class MeasuredLayer(ABC):
+    """The statistics of one layer, from wherever its responses come.
 
-    Parameters
+    Attributes
     ----------
-    responses : array
-        (stimulus, unit).
-    labels : array
-        (stimulus,).
-    classes : int
-        The number of classes.
-    signed : str
-        What is done about negative responses; see `analyze`.
-    layer : str
-        The name of the layer, for errors.
+    reached : array
+        (stimulus,), the indices of the stimuli that reached the layer.
+    units : array
+        (unit,), the coordinate of the units.
+    counts : array
+        (class_name,), the number of stimuli of each class that reached the layer.
+    negative_responses : int
+        The number of responses below 0.
     """
 
-    def __init__(
-        self,
-        responses: Responses,
-        labels: Labels,
-        classes: int,
-        signed: m.SignPolicy,
-        layer: str,
-    ) -> None:
-        self._raw = responses
-        self._labels = labels
-        self._classes = classes
-        self._signed = signed
-        self._layer = layer
-        self._rectified: Responses | None = None
+    reached: IntArray
+    units: Array
+    counts: IntArray
+    negative_responses: int
 
-    def dataset(self, names: Sequence[str]) -> xr.Dataset:
-        """Return the statistics asked for.
+    @abstractmethod
+    def values(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """Return the measures by name, each as `Measure.compute` returns it.
+
+        ``NAME_threshold`` (class_name, unit) stands beside a measure that has a threshold.
 
         Raises
         ------
         ResponseError
-            Responses are negative, are refused, and one of the statistics is made for none.
+            Responses are negative, and a measure that refuses them is asked for.
         """
-        spectrum = (
-            m.covariance_spectrum(self._raw)
-            if any(MEASURES[name].needs == "spectrum" for name in names)
-            else None
+
+    @abstractmethod
+    def permuted(self, names: Sequence[str], n: int, seed: int) -> dict[str, FloatArray]:
+        """Return the measures (resample, unit) after `n` permutations of the labels, by name."""
+
+    @abstractmethod
+    def redrawn(self, names: Sequence[str], n: int, seed: int) -> dict[str, FloatArray]:
+        """Return the measures (resample, unit) of `n` bootstrap draws of the stimuli, by name."""
+
+
+def measure_layer(
+    layer: MeasuredLayer,
+    names: Sequence[str],
+    *,
+    null_names: Sequence[str],
+    interval_names: Sequence[str],
+    n_permutations: int,
+    n_bootstrap: int,
+    seed: int,
+    signed: m.SignPolicy,
+    stimulus_count: int,
+) -> xr.Dataset:
+    """Return the node of a layer in an analysis.
+
+    Parameters
+    ----------
+    layer : MeasuredLayer
+        The layer.
+    names, null_names, interval_names : sequence of str
+        Which measures, which of them get a null, and which an interval.
+    n_permutations, n_bootstrap, seed, signed
+        As `unitprobe.analyze`. An interval needs permutations too, because redrawn stimuli never
+        show the value of a unit without selectivity; without a null there are `n_bootstrap`.
+    stimulus_count : int
+        The number of stimuli, of which some may not have reached the layer.
+    """
+    dataset = _place_stimuli(_dataset(layer, names), layer.reached, stimulus_count)
+    drawn_for = list(dict.fromkeys([*null_names, *interval_names]))
+    permuted = layer.permuted(drawn_for, n_permutations or n_bootstrap, seed)
+    redrawn = layer.redrawn(interval_names, n_bootstrap, seed)
+    for name in null_names:
+        summary = inference.summarize_null(dataset[name].values, permuted[name])
+        dataset[f"{name}_null_mean"] = ("unit", summary.mean)
+        dataset[f"{name}_z"] = ("unit", summary.z)
+        dataset[f"{name}_p"] = ("unit", summary.p)
+        dataset[f"{name}_corrected"] = ("unit", summary.corrected)
+    for name in interval_names:
+        best = dataset.get(f"{name}_class")
+        made_positive = MEASURES[name].assumes_non_negative and signed in ("rectify", "shift")
+        low, high = inference.class_measure_interval(
+            name,
+            dataset[name].values,
+            redrawn[name],
+            permuted[name],
+            counts=layer.counts,
+            best=None if best is None else best.values,
+            bounded=made_positive or not layer.negative_responses,
         )
-        ranking = self._ranking(names)
-        dataset = xr.Dataset()
+        dataset[f"{name}_low"] = ("unit", low)
+        dataset[f"{name}_high"] = ("unit", high)
+    dataset.attrs.update(signed=signed, negative_responses=layer.negative_responses)
+    return dataset.assign_coords(unit=layer.units)
+
+
+def _dataset(layer: MeasuredLayer, names: Sequence[str]) -> xr.Dataset:
+    values = layer.values(names)
+    dataset = xr.Dataset()
+    for name in names:
+        measure, value = MEASURES[name], values[name]
+        if measure.has_classes:
+            dataset[name] = ("unit", m.best_over_classes(value))
+            dataset[f"{name}_class"] = ("unit", m.best_class(value))
+        else:
+            value = value.T if measure.kind == "tuning" else value
+            value = float(value) if measure.kind == "layer" else value
+            dataset[name] = (_DIMS[measure.kind], value)
+        if measure.with_share:
+            most = min(len(layer.reached), len(layer.units))
+            dataset[f"{name}_share"] = ((), float(value) / most)
+    for name in names:
+        if f"{name}_threshold" in values:
+            best = np.maximum(m.best_class(values[name]), 0)
+            thresholds = values[f"{name}_threshold"][best, np.arange(best.size)]
+            dataset[f"{name}_threshold"] = ("unit", thresholds)
+    return dataset
+
+
+def _place_stimuli(dataset: xr.Dataset, reached: IntArray, count: int) -> xr.Dataset:
+    """Put the values of stimuli at their indices among all stimuli, NaN for the others."""
+    if len(reached) == count:
+        return dataset
+    placed = dataset.drop_dims("stimulus", errors="ignore")
+    placed.attrs["unreached_stimuli"] = count - len(reached)
+    for name, variable in dataset.items():
+        if variable.dims == ("stimulus",):
+            values = np.full(count, np.nan)
+            values[reached] = variable.values
+            placed[name] = ("stimulus", values)
+    return placed
+
+
+class LayerOfResponses(MeasuredLayer):
+    """The statistics of a layer of which all responses are in memory.
+
+    Parameters
+    ----------
+    name : str
+        The name of the layer, for errors.
+    responses : array
+        (stimulus, unit), of the stimuli that reached the layer.
+    labels : array
+        (stimulus,), their labels.
+    reached, units
+        See `MeasuredLayer`.
+    class_count : int
+        The number of classes.
+    signed : {"refuse", "rectify", "shift", "allow"}
+        How to treat negative responses: see `unitprobe.analyze`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        responses: Array,
+        labels: IntArray,
+        *,
+        reached: IntArray,
+        units: Array,
+        class_count: int,
+        signed: m.SignPolicy,
+    ) -> None:
+        self._name = name
+        self._responses = responses
+        self._non_negative: Array | None = None
+        self._labels = labels
+        self._signed = signed
+        self.reached = reached
+        self.units = units
+        self.counts = np.bincount(labels, minlength=class_count)
+        self.negative_responses = int((responses < 0).sum())
+
+    def values(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the measures by name: see `MeasuredLayer.values`."""
+        values = self._ranking(names)
+        if any(MEASURES[name].needs == "spectrum" for name in names):
+            spectrum = m.covariance_spectrum(self._responses)
         for name in names:
             measure, responses = MEASURES[name], self._responses_for(name)
-            if name in ranking:
-                self._add_best(dataset, name, ranking[name])
-            elif measure.needs == "spectrum" and measure.of is not None:
-                dataset[name] = ((), float(measure.of(spectrum)))
-            else:
-                values = measure.compute(responses, self._labels, self._classes)
-                if measure.has_classes:
-                    self._add_best(dataset, name, values)
-                elif measure.kind == "tuning":
-                    dataset[name] = (("unit", "class_name"), values.T)
-                elif measure.kind == "layer":
-                    dataset[name] = ((), float(values))
-                else:
-                    dataset[name] = ("stimulus" if measure.kind == "stimulus" else "unit", values)
-            if measure.with_share:
-                dataset[f"{name}_share"] = ((), float(dataset[name]) / min(responses.shape))
-        for name in names:
-            if f"{name}_threshold" in ranking:
-                best = np.maximum(m.best_class(ranking[name]), 0)
-                thresholds = ranking[f"{name}_threshold"][best, np.arange(best.size)]
-                dataset[f"{name}_threshold"] = ("unit", thresholds)
-        return dataset
+            if measure.needs == "spectrum" and measure.of is not None:
+                values[name] = float(measure.of(spectrum))
+            elif name not in values:
+                values[name] = measure.compute(responses, self._labels, len(self.counts))
+        return values
 
-    def null(
-        self, dataset: xr.Dataset, names: Sequence[str], resamples: int, seed: int
-    ) -> dict[str, FloatArray]:
-        """Add to `dataset` what label shuffles say of each measure, and return them, by measure."""
-        shuffled = self._resample(inference.class_measures_null, names, resamples, seed)
-        for name in names:
-            add_null(dataset, name, shuffled[name])
-        return shuffled
-
-    def intervals(
-        self,
-        dataset: xr.Dataset,
-        names: Sequence[str],
-        resamples: int,
-        seed: int,
-        shuffled: dict[str, FloatArray],
-    ) -> None:
-        """Add to `dataset` the 95% interval of each measure.
-
-        Redrawing stimuli never reaches what a unit without selectivity has, so an interval needs
-        label shuffles too; `shuffled` holds those that are there already.
-        """
-        missing = [name for name in names if name not in shuffled]
-        nulls = shuffled | self._resample(inference.class_measures_null, missing, resamples, seed)
-        redrawn = self._resample(inference.class_measures_redrawn, names, resamples, seed)
-        counts = np.bincount(self._labels, minlength=self._classes)
-        for name in names:
-            signed = bool((self._responses_for(name) < 0).any())
-            add_interval(dataset, name, redrawn[name], nulls[name], counts, signed=signed)
-
-    def _responses_for(self, name: str) -> Responses:
-        if not MEASURES[name].assumes_non_negative:
-            return self._raw
-        if self._rectified is None:
-            try:
-                self._rectified = m.apply_sign_policy(self._raw, self._signed)
-            except ResponseError as error:
-                raise ResponseError(f"layer {self._layer!r}, {name}: {error}") from error
-        return self._rectified
-
-    def _ranking(self, names: Sequence[str]) -> dict[str, FloatArray]:
-        """Return the measures that rank the stimuli, (class_name, unit) each, sorted but once."""
+    def _ranking(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the measures that rank the stimuli, (class_name, unit) each, sorted only once."""
         formulas = {}
         for name in names:
             measure = MEASURES[name]
@@ -145,62 +222,38 @@ class MeasuredLayer:
                     formulas[f"{name}_threshold"] = measure.threshold_of
         if not formulas:
             return {}
-        return ranking_measures(rank_responses(self._raw), self._labels, formulas, self._classes)
+        ranked = rank_responses(self._responses)
+        return dict(ranking_measures(ranked, self._labels, formulas, len(self.counts)))
 
-    @staticmethod
-    def _add_best(dataset: xr.Dataset, name: str, by_class: npt.NDArray[Any]) -> None:
-        dataset[name] = ("unit", m.best_over_classes(by_class))
-        dataset[f"{name}_class"] = ("unit", m.best_class(by_class))
+    def permuted(self, names: Sequence[str], n: int, seed: int) -> dict[str, FloatArray]:
+        """Return the measures after permutations: see `MeasuredLayer.permuted`."""
+        return self._resample(inference.class_measures_null, names, n, seed)
+
+    def redrawn(self, names: Sequence[str], n: int, seed: int) -> dict[str, FloatArray]:
+        """Return the measures of bootstrap draws: see `MeasuredLayer.redrawn`."""
+        return self._resample(inference.class_measures_redrawn, names, n, seed)
 
     def _resample(
-        self, resampling: _Resampling, names: Sequence[str], resamples: int, seed: int
+        self,
+        resampling: Callable[..., dict[str, FloatArray]],
+        names: Sequence[str],
+        n: int,
+        seed: int,
     ) -> dict[str, FloatArray]:
         drawn: dict[str, FloatArray] = {}
-        for made_for_none in (True, False):
-            some = [n for n in names if MEASURES[n].assumes_non_negative is made_for_none]
+        for non_negative in (True, False):
+            some = [name for name in names if MEASURES[name].assumes_non_negative is non_negative]
             if some:
-                drawn |= resampling(
-                    self._responses_for(some[0]),
-                    self._labels,
-                    names=some,
-                    resamples=resamples,
-                    seed=seed,
-                )
+                responses = self._responses_for(some[0])
+                drawn |= resampling(responses, self._labels, names=some, resamples=n, seed=seed)
         return drawn
 
-
-def add_null(dataset: xr.Dataset, name: str, shuffled: FloatArray) -> None:
-    """Add to `dataset` what values after label shuffles, (resample, unit), say of a measure."""
-    summary = inference.summarize_null(dataset[name].values, shuffled)
-    dataset[f"{name}_null_mean"] = ("unit", summary.mean)
-    dataset[f"{name}_z"] = ("unit", summary.z)
-    dataset[f"{name}_p"] = ("unit", summary.p)
-    dataset[f"{name}_corrected"] = ("unit", summary.corrected)
-
-
-def add_interval(
-    dataset: xr.Dataset,
-    name: str,
-    redrawn: FloatArray,
-    shuffled: FloatArray,
-    counts: npt.NDArray[np.int64],
-    *,
-    signed: bool,
-) -> None:
-    """Add to `dataset` the 95% interval of a measure, from resampled values (resample, unit).
-
-    `counts` (class_name,) are the stimuli of each class; `signed` tells whether responses are
-    negative, and selectivity so has no bounds.
-    """
-    best = dataset.get(f"{name}_class")
-    low, high = inference.class_measure_interval(
-        name,
-        dataset[name].values,
-        redrawn,
-        shuffled,
-        counts=counts,
-        best=None if best is None else best.values,
-        bounded=not signed,
-    )
-    dataset[f"{name}_low"] = ("unit", low)
-    dataset[f"{name}_high"] = ("unit", high)
+    def _responses_for(self, measure: str) -> Array:
+        if not MEASURES[measure].assumes_non_negative:
+            return self._responses
+        if self._non_negative is None:
+            try:
+                self._non_negative = m.apply_sign_policy(self._responses, self._signed)
+            except ResponseError as error:
+                raise ResponseError(f"layer {self._name!r}, {measure}: {error}") from error
+        return self._non_negative

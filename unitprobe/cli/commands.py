@@ -1,4 +1,4 @@
-"""The commands: parse, call, print."""
+"""The commands: each parses its options, calls a function and prints a summary."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from unitprobe.cli.options import (
     load_network,
     parse_size,
     processes_of_torchrun,
+    refuse_given,
 )
 from unitprobe.cli.protocol import protocol_group
 from unitprobe.errors import OptionError
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# What `analyze` prints of its table by layer; the file has all.
+# The columns of the table by layer that `analyze` prints; the file has all.
 _SUMMARY = (
     "layer",
     "units",
@@ -54,6 +55,10 @@ _SUMMARY = (
     "dead_share",
     "participation_ratio",
 )
+# Options of `analyze` that describe stimuli and how a network is shown them, and its weights.
+_OF_STIMULI = ("select", "pool", "batch_size", "device", "split", "limit", "workers", "memory")
+_OF_ANALYSES = ("n_permutations", "n_bootstrap", "signed", "seed")
+_OF_MODEL = ("weights", "pretrained", "num_classes", "class_names")
 
 
 @app.command()
@@ -193,6 +198,7 @@ def status(
 
 @app.command()
 def analyze(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(metavar="STORE|MODEL", help="A recording; before STIMULI, a network.")
     ],
@@ -224,14 +230,20 @@ def analyze(
     split: Split = "test",
     limit: Limit = None,
     workers: Workers = 0,
+    memory: Annotated[
+        str, typer.Option(help="Of a network: what its responses may occupy, such as 2GB.")
+    ] = "2GB",
 ) -> None:
     """Measure selectivity, sparseness and dimensionality of a recording, or of a network."""
     from unitprobe.analysis import analyze, layer_table, unit_table
-    from unitprobe.store import check_output, open_store, save_tree, writing
-    from unitprobe.streaming import analyze_network
+    from unitprobe.store import check_output, save_tree, writing
 
     if stimuli is not None and model is not None:
         raise OptionError(f"--model {model} is for a recording; {source} is the network already")
+    if stimuli is None:
+        refuse_given(context, "a recording, whose responses are there already", _OF_STIMULI)
+        if model is None:
+            refuse_given(context, "a recording without --model", _OF_MODEL)
     check_output(out, overwrite=overwrite)
     if csv is not None:
         check_output(csv, overwrite=overwrite)
@@ -251,12 +263,13 @@ def analyze(
             recorded = None
             if model is not None:
                 recorded = load_network(model, weights, pretrained, num_classes, class_names)
-            result = analyze(open_store(source), model=recorded, **options)
+            result = analyze(source, model=recorded, **options)
         else:
             images = load_images(stimuli, split, limit, seed)
-            result = analyze_network(
+            result = analyze(
                 load_network(source, weights, pretrained, num_classes, class_names),
                 images,
+                memory=memory,
                 layers=select or "activations",
                 pool=pool,
                 batch_size=batch_size,
@@ -273,12 +286,6 @@ def analyze(
     table = layer_table(result)
     shown = [name for name in _SUMMARY if name in table]
     typer.echo(table[shown].to_string(index=False, float_format="%.3f"))
-    for attribute, what in (
-        ("needs_recording", ""),
-        ("inference_needs_recording", "null and interval of "),
-    ):
-        if result.attrs.get(attribute):
-            typer.echo(f"only from a recording: {what}{result.attrs[attribute]}")
     typer.echo(f"analyzed {len(result.children)} layers: {out}")
 
 
@@ -290,6 +297,7 @@ app.command()(compare)
 
 @app.command()
 def report(
+    context: typer.Context,
     store: Annotated[Path, typer.Argument(help="A recording, or its analysis.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
     ablation: Annotated[Path | None, typer.Option(help="An ablation of the same network.")] = None,
@@ -307,7 +315,9 @@ def report(
     from unitprobe.store import content_of, open_store
 
     tree = open_store(store)
-    if content_of(tree) == "recording":
+    if content_of(tree) != "recording":
+        refuse_given(context, "an analysis, which is measured already", _OF_ANALYSES)
+    else:
         tree = analyze(
             tree,
             n_permutations=n_permutations,

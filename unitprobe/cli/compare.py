@@ -1,4 +1,4 @@
-"""The command that holds a network against a baseline."""
+"""The command that compares a network with a baseline."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from unitprobe.cli.options import Overwrite, Seed, Signed
+from unitprobe.cli.options import Overwrite, Seed, Signed, refuse_given
 
 if TYPE_CHECKING:
     import xarray as xr
 
-# What is printed, where both have it; the file has all.
+# The statistics that are printed if both have them; the file has all.
 _SHOWN = ("class_selectivity_corrected", "class_selectivity", "lifetime_sparseness", "d_prime")
 _COLUMNS = ("layer", "value", "baseline", "difference", "low", "high", "auc", "q")
 
 
 def compare(
+    context: typer.Context,
     network: Annotated[Path, typer.Argument(help="An analysis, or a recording.")],
     baseline: Annotated[
         Path, typer.Argument(help="The same of a baseline, such as the network untrained.")
@@ -40,15 +41,18 @@ def compare(
     if out is not None:
         check_output(out, overwrite=overwrite)
 
-    def analysis_of(path: Path) -> xr.DataTree:
-        tree = open_store(path)
+    trees = [open_store(path) for path in (network, baseline)]
+    if "recording" not in map(content_of, trees):
+        refuse_given(
+            context, "two analyses, which are measured already", ("n_permutations", "signed")
+        )
+
+    def analysis_of(tree: xr.DataTree) -> xr.DataTree:
         if content_of(tree) != "recording":
             return tree
         return analyze(tree, n_permutations=n_permutations, seed=seed, signed=cast(Any, signed))
 
-    table = compare_analyses(
-        analysis_of(network), analysis_of(baseline), metrics=metrics, seed=seed
-    )
+    table = compare_analyses(*map(analysis_of, trees), metrics=metrics, seed=seed)
     if out is not None:
         with writing(out):
             table.to_csv(out, index=False)

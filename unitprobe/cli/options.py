@@ -1,4 +1,4 @@
-"""Words that several commands share, and what is made of them."""
+"""Arguments and options that several commands share, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,22 @@ Split = Annotated[str, typer.Option(help="Part of the stimuli: train, test, ..."
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of this size.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Signed = Annotated[str, typer.Option(help="Negative responses: refuse, rectify, shift or allow.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file or folder.")]
+
+
+def refuse_given(context: typer.Context, source: str, names: Sequence[str]) -> None:
+    """Refuse options of the running command that were given but have no effect on a source.
+
+    Raises
+    ------
+    OptionError
+        One was given.
+    """
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name in names:
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE":
+            raise OptionError(f"{options[name]} has no effect on {source}; leave it out")
 
 
 @contextmanager

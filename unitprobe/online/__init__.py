@@ -1,16 +1,19 @@
 """The statistics of `unitprobe.metrics` in one pass over the stimuli, without keeping responses.
 
-Every accumulator takes responses as they come, merges with others of its kind, and gives what the
-function of the same name gives on all responses at once.
+Every accumulator takes responses as they come and merges with others of its kind. A method with the
+name of a metric returns its exact value on all responses; where the metric takes ``reduce=``, that
+of every class.
 """
 
 from unitprobe.online.accumulator import Accumulator
 from unitprobe.online.activity import ActivityCounts
-from unitprobe.online.bounded import Bounded
 from unitprobe.online.covariance import Covariance, LinearCKA
-from unitprobe.online.distributed import merge_across_ranks, rank_and_world, share_of_rank
-from unitprobe.online.histogram import ResponseHistogram
-from unitprobe.online.kept import KeptResponses
+from unitprobe.online.distributed import (
+    gather_across_ranks,
+    merge_across_ranks,
+    rank_and_world,
+    share_of_rank,
+)
 from unitprobe.online.moments import ClassMoments, ResponseMoments
 from unitprobe.online.resampled import Bags, ResampledClassSums, Resamples
 from unitprobe.online.stimuli import PopulationSparseness, TopStimuli
@@ -20,19 +23,17 @@ __all__ = [
     "Accumulator",
     "ActivityCounts",
     "Bags",
-    "Bounded",
     "ClassMoments",
     "Covariance",
-    "KeptResponses",
     "LinearCKA",
     "PopulationSparseness",
     "ResampledClassSums",
     "Resamples",
-    "ResponseHistogram",
     "ResponseMoments",
     "TopClasses",
     "TopRun",
     "TopStimuli",
+    "gather_across_ranks",
     "merge_across_ranks",
     "rank_and_world",
     "share_of_rank",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed
 
@@ -49,12 +49,22 @@ def merge_across_ranks(accumulator: AnyAccumulator) -> AnyAccumulator:
     Accumulator
         What all have seen, on the CPU; when alone, the accumulator itself.
     """
-    _, world = rank_and_world()
-    if world == 1:
+    if rank_and_world()[1] == 1:
         return accumulator
-    parts: list[AnyAccumulator] = [accumulator] * world
-    torch.distributed.all_gather_object(parts, accumulator.to("cpu"))
+    parts: list[AnyAccumulator] = gather_across_ranks(accumulator.to("cpu"))
     merged = parts[0]
     for part in parts[1:]:
         merged = merged.merge(part)
     return merged
+
+
+def gather_across_ranks(item: Any) -> list[Any]:
+    """Return what every process has, in the order of ranks, in each of them.
+
+    Every process has to call this.
+    """
+    _, world = rank_and_world()
+    items = [item] * world
+    if world > 1:
+        torch.distributed.all_gather_object(items, item)
+    return items

@@ -163,29 +163,6 @@ class ClassMoments(Accumulator):
         lowest, highest = self._lowest.amin(0), self._highest.amax(0)
         return np.where(results((lowest == 0) & (highest == 0)), -1, best)
 
-    def localist_selectivity_by_class(self) -> Results:
-        """Return how far the responses to each class lie apart from all others.
-
-        Returns
-        -------
-        array
-            (class_name, unit), the larger of min_A x - max_notA x and min_notA x - max_A x, in the
-            unit of the responses; above 0 if a threshold separates the class. NaN for a class
-            without stimuli, and where there is no other class.
-        """
-        present = self.class_counts() > 0
-        lowest, highest = results(self._lowest), results(self._highest)
-        separation = np.full(lowest.shape, np.nan)
-        for class_index in np.flatnonzero(present):
-            rest = present.copy()
-            rest[class_index] = False
-            if rest.any():
-                separation[class_index] = np.maximum(
-                    lowest[class_index] - highest[rest].max(axis=0),
-                    lowest[rest].min(axis=0) - highest[class_index],
-                )
-        return separation
-
 
 class ResponseMoments(Accumulator):
     """Sums and central moments up to the fourth of each unit.

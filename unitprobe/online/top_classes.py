@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unitprobe import metrics
 from unitprobe.errors import OptionError
+from unitprobe.metrics.ranking import K
 from unitprobe.online.accumulator import (
     Accumulator,
     Results,
@@ -37,11 +38,11 @@ class TopClasses(Accumulator):
     >>> top = TopClasses(class_count=2, k=2)
     >>> top.update(np.array([[1.0], [3.0]]), np.array([0, 1]))
     >>> top.update(np.array([[1.0], [1.0]]), np.array([0, 1]))
-    >>> top.precision_at_k_by_class().T  # one of class 1, and of three at 1 the share of each class
+    >>> top.precision_at_k().T  # one of class 1, and of three at 1 the share of each class
     array([[0.33333333, 0.66666667]])
     """
 
-    def __init__(self, class_count: int, k: int = 60) -> None:
+    def __init__(self, class_count: int, k: int = K) -> None:
         super().__init__()
         self.class_count = check_class_count(class_count)
         if k < 1:
@@ -99,7 +100,7 @@ class TopClasses(Accumulator):
         counts = torch.zeros_like(self._last)
         return counts.scatter_add_(0, self._classes, chosen.to(counts.dtype))
 
-    def precision_at_k_by_class(self) -> Results:
+    def precision_at_k(self) -> Results:
         """Return `unitprobe.metrics.precision_at_k` of every class: (class_name, unit).
 
         Raises
@@ -132,7 +133,7 @@ class TopRun(Accumulator):
     >>> run = TopRun(class_count=2)
     >>> run.update(np.array([[5.0], [3.0]]), np.array([1, 0]))
     >>> run.update(np.array([[4.0], [2.0]]), np.array([1, 1]))
-    >>> run.top_class_selectivity_by_class().T
+    >>> run.top_class_selectivity().T
     array([[0., 2.]])
     """
 
@@ -186,7 +187,7 @@ class TopRun(Accumulator):
         """The highest response of each unit: (unit,)."""
         return torch.cat([self._run, self._rest[None]]).amax(0)
 
-    def top_class_selectivity_by_class(self) -> Results:
+    def top_class_selectivity(self) -> Results:
         """Return `unitprobe.metrics.top_class_selectivity` of every class: (class_name, unit)."""
         self._check_begun()
         lengths = (self._run > -torch.inf).sum(0).to(torch.float64)

@@ -15,10 +15,10 @@ import xarray as xr
 from unitprobe import plots
 from unitprobe.errors import OptionError
 from unitprobe.plots import has, layer_values, printable, rank_correlation, unit_counts
+from unitprobe.report.columns import Column, all_units, digits, make_table, percent, points, text
 from unitprobe.report.findings import dead_count, selective_count, within_layer_correlation
 from unitprobe.report.folder import PAGE, check_folder, csv, render, write_folder
 from unitprobe.report.page import check_trees, draw
-from unitprobe.report.tables import Column, all_units, digits, make_table, percent, points, text
 
 _NAN = float("nan")
 

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from unitprobe.plots import has, layer_values, printable, rank_correlation, unit_counts, unit_values
-from unitprobe.report.tables import percent
+from unitprobe.report.columns import percent
 
 #: The false discovery rate below which a unit is called selective.
 LEVEL = 0.05
@@ -23,7 +23,7 @@ def describe(analysis: xr.DataTree, ablation: xr.DataTree | None, units: pd.Data
     ablation : DataTree, optional
         From `ablate`.
     units : DataFrame
-        Both as a table, from `unitprobe.report.tables.all_units`.
+        Both as a table, from `unitprobe.report.columns.all_units`.
     """
     found = [_selectivity(analysis), _dead(analysis), _dimensionality(analysis)]
     if ablation is not None:

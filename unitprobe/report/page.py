@@ -16,9 +16,7 @@ from unitprobe.analysis import layer_table
 from unitprobe.errors import StoreError
 from unitprobe.plots import has, layer_values, require, unit_counts
 from unitprobe.protocols import Protocol, protocol_of
-from unitprobe.report.findings import describe, limits
-from unitprobe.report.folder import PAGE, check_folder, csv, render, svg, write_folder
-from unitprobe.report.tables import (
+from unitprobe.report.columns import (
     LAYER_COLUMNS,
     UNIT_COLUMNS,
     all_layers,
@@ -26,6 +24,8 @@ from unitprobe.report.tables import (
     make_table,
     most_selective,
 )
+from unitprobe.report.findings import describe, limits
+from unitprobe.report.folder import PAGE, check_folder, csv, render, svg, write_folder
 from unitprobe.store import content_of
 
 if TYPE_CHECKING:

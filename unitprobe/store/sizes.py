@@ -10,13 +10,13 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def parse_size(size: int | str) -> int:
+def parse_size(size: int | str, option: str = "max_size") -> int:
     """Return a size in bytes: a number of them, or such as ``"10GB"``, ``"500 MB"``, ``"1.5GiB"``.
 
     Raises
     ------
     OptionError
-        It is none, or not positive.
+        It is not a size, or not positive; `option` is named in the message.
 
     Examples
     --------
@@ -25,11 +25,11 @@ def parse_size(size: int | str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(size), re.IGNORECASE)
     if found is None or (found[3] and not found[2]):
-        raise OptionError(f"max_size={size!r} is no size; give bytes, or '10GB', or '1.5GiB'")
+        raise OptionError(f"{option}={size!r} is not a size; give bytes, or '10GB', or '1.5GiB'")
     units = _BINARY if found[3] else _UNITS
     count = int(float(found[1]) * units[found[2].upper()])
     if count < 1:
-        raise OptionError(f"max_size={size!r} is not positive")
+        raise OptionError(f"{option}={size!r} is not positive")
     return count
 
 

@@ -30,7 +30,7 @@ class Tuned(nn.Module):
 
 
 def analyzed(seed, stimuli=STIMULI, **options):
-    return up.analyze_network(Tuned(seed).eval(), stimuli, n_permutations=20, **options)
+    return up.analyze(Tuned(seed).eval(), stimuli, n_permutations=20, **options)
 
 
 @pytest.fixture(scope="module")
