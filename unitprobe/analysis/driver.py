@@ -15,6 +15,7 @@ from unitprobe import metrics as m
 from unitprobe.analysis.measured import measure_layer
 from unitprobe.analysis.result_tables import (
     add_false_discovery_rates,
+    describe_variables,
     summarize_layers,
     warn_if_signed,
 )
@@ -235,6 +236,7 @@ def _measure(
     negative = {layer: int(node.attrs["negative_responses"]) for layer, node in nodes.items()}
     warn_if_signed(negative, request.signed, names)
     add_false_discovery_rates(nodes)
+    describe_variables(nodes)
     root = summarize_layers(nodes).assign_coords(
         class_name=source.class_name,
         stimulus=source.stimulus,

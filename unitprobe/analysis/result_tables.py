@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import xarray as xr
 
 from unitprobe import inference
 from unitprobe.errors import UnitprobeWarning
-from unitprobe.metrics.registry import MEASURES, measures
+from unitprobe.metrics.registry import MEASURES, measures, variable_attributes
 
 
 def unit_table(tree: xr.DataTree) -> pd.DataFrame:
@@ -87,6 +88,14 @@ def add_false_discovery_rates(nodes: Mapping[str, xr.Dataset]) -> None:
             node[f"{name}_q"] = ("unit", part)
 
 
+def describe_variables(nodes: Mapping[str, xr.Dataset]) -> None:
+    """Give every variable of each layer its ``long_name``, ``units`` and ``valid_range``."""
+    for node in nodes.values():
+        negative = node.attrs.get("signed") == "allow" and node.attrs["negative_responses"] > 0
+        for name, variable in node.items():
+            variable.attrs.update(variable_attributes(str(name), bounded=not negative))
+
+
 def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Return the mean over units, or over stimuli, of every statistic, by layer.
 
@@ -102,12 +111,25 @@ def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
             continue
         values = [_mean(node[name].values) for node in nodes.values()]
         summary["dead_share" if name == "dead" else name] = ("layer", np.asarray(values))
+        if name != "dead":
+            summary[name].attrs.update(_attributes_of_mean(variable))
     if "class_selectivity_q" in first:
         significant = [
             float((node["class_selectivity_q"] < 0.05).mean()) for node in nodes.values()
         ]
         summary["selective_share"] = ("layer", np.asarray(significant))
+    for name in ("units", "dead_share", "selective_share"):
+        if name in summary:
+            summary[name].attrs.update(variable_attributes(name))
     return summary
+
+
+def _attributes_of_mean(variable: xr.DataArray) -> dict[str, Any]:
+    over = {"unit": ", mean over units", "stimulus": ", mean over stimuli"}
+    attributes = dict(variable.attrs)
+    if "long_name" in attributes:
+        attributes["long_name"] += over.get(str(variable.dims[0]) if variable.dims else "", "")
+    return attributes
 
 
 def _mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

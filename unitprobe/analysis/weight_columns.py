@@ -33,6 +33,9 @@ def add_weight_norms(
         for name in WEIGHT_NORMS:
             unknown = np.full(node.sizes["unit"], np.nan)
             node[name] = ("unit", norms[layer][name].values if layer in norms else unknown)
+            way, norm = name.split("_")
+            words = f"{norm.upper()} norm of the {way} weights of the unit"
+            node[name].attrs.update(long_name=words, units="1")
 
 
 def check_weights(tree: xr.DataTree, model: Network | nn.Module) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from unitprobe.cli.ablate import ablate_command, attribute_command
 from unitprobe.cli.compare import compare
+from unitprobe.cli.metrics_help import MeasuresCommand
 from unitprobe.cli.options import (
     BatchSize,
     Classes,
@@ -196,7 +197,7 @@ def status(
         typer.echo("numbers: as they were recorded")
 
 
-@app.command()
+@app.command(cls=MeasuresCommand)
 def analyze(
     context: typer.Context,
     source: Annotated[
@@ -208,7 +209,7 @@ def analyze(
         typer.Argument(metavar="[STIMULI]", help="Measure the network on these, unrecorded."),
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option(help="Only this statistic. May be repeated.")
+        list[str] | None, typer.Option(help="Only this statistic, of those below. May be repeated.")
     ] = None,
     n_permutations: Annotated[int, typer.Option(help="Label shuffles for the null.")] = 0,
     n_bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,

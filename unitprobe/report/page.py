@@ -14,6 +14,7 @@ import xarray as xr
 from unitprobe import plots
 from unitprobe.analysis import layer_table
 from unitprobe.errors import StoreError
+from unitprobe.metrics.registry import MEASURES
 from unitprobe.plots import has, layer_values, require, unit_counts
 from unitprobe.protocols import Protocol, protocol_of
 from unitprobe.report.columns import (
@@ -120,10 +121,18 @@ def write_report(
         unit_count=int(unit_counts(analysis).sum()),
         corrected=has(analysis, "class_selectivity_corrected"),
         limits=limits(analysis, ablation),
+        measured=_measured(analysis),
         source=_source(analysis),
         example=next(iter(analysis.children)),
     )
     return write_folder(folder, files)
+
+
+def _measured(analysis: xr.DataTree) -> str:
+    """Return the name of each measure in an analysis, and what it is."""
+    node = next(iter(analysis.children.values()))
+    names = [name for name in MEASURES if name in node]
+    return "; ".join(f"{name}, {MEASURES[name].long_name}" for name in names)
 
 
 def check_trees(analysis: xr.DataTree, ablation: xr.DataTree | None) -> None:
