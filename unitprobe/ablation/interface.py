@@ -235,7 +235,8 @@ def attribute(
         gradients at k points on the line to the layer with all units ablated, in k passes per
         layer (integrated gradients).
     check_units : int
-        How many units, drawn from all layers, are also ablated to check the estimate; 0 for none.
+        How many units, drawn from all layers, are also ablated to check the estimate; 0 leaves
+        the check out.
     batch_size, device, memory, workers, progress
         As `unitprobe.ablate`.
     seed : int

@@ -61,7 +61,7 @@ def morcos_protocol(
         How often the accuracy is measured along an order, after the intact network.
     noise_scales : sequence of float
         Gaussian noise is added to all units of a layer, with these standard deviations in units of
-        the unit's own; empty for none.
+        the unit's own; an empty sequence leaves them out.
     across_layers : bool
         Also ablate the units of all chosen layers together, in orders through all of them. The
         whole network runs for every point of every order.

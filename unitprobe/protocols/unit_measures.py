@@ -1,10 +1,9 @@
-"""What protocols hold ablation against: selectivity, class correlation and activity of units."""
+"""Selectivity, class correlation and activity of units, which protocols compare ablation with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,40 +11,26 @@ import xarray as xr
 from torch import Tensor, nn
 
 from unitprobe import metrics
-from unitprobe.ablation.forward_passes import check_logits
-from unitprobe.ablation.forward_passes import run as run_network
-from unitprobe.batches import (
-    batches_in_company,
-    load_batches,
-    load_these_batches,
-    prepare,
-)
+from unitprobe.ablation.forward_passes import check_logits, class_outputs
+from unitprobe.batches import batches_in_company, load_these_batches, prepare
 from unitprobe.errors import LayerError, OptionError, ResponseError
-from unitprobe.layers import (
-    Layer,
-    Selection,
-    as_input,
-    evaluating,
-    list_layers,
-    select_layers,
-)
+from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
-from unitprobe.models import Network, output_indices
+from unitprobe.models import Network
 from unitprobe.online import ClassMoments
-from unitprobe.probe import watch_layers
+from unitprobe.probe import Probe
 from unitprobe.progress import progress_bar
 from unitprobe.protocols.common import RunOptions
-from unitprobe.responses import pool_activation
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
 
-#: To shift would need the lowest response beforehand.
+#: "shift" is missing, because it needs the lowest response before the pass.
 _SIGNED = ("refuse", "rectify", "allow")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the units, or the directions, of some layers do.
+    """Properties of the units, or of directions, of some layers.
 
     Attributes
     ----------
@@ -76,9 +61,9 @@ def measure_units(
     model, stimuli, layers
         As `unitprobe.ablate`.
     signed : {"refuse", "rectify", "allow"}
-        What class selectivity is to make of negative responses; see `unitprobe.analyze`.
+        How class selectivity treats negative responses; see `unitprobe.analyze`.
     directions : mapping of str to array (direction, unit), optional
-        By layer, rows of length 1, in the place of the unit axes.
+        By layer, rows of length 1 that replace the unit axes.
     run : RunOptions
         How the network is run.
 
@@ -87,17 +72,17 @@ def measure_units(
     Measured
         ``class_selectivity``, as `unitprobe.metrics.class_selectivity`; ``class_correlation``,
         Pearson's r of the response and the probability that the network gives a class, the
-        largest over classes (Zhou et al. 2018, section 4); ``activity``, the mean of the
-        response's size. Responses are means over positions.
+        largest over classes (Zhou et al. 2018, section 4); ``activity``, the mean absolute
+        response. Responses are means over positions.
 
     Raises
     ------
     ModelError
-        The network is no classifier.
+        The network is not a classifier.
     ResponseError
         Responses are NaN, infinite, or negative and refused.
     OptionError
-        There is no such way with negative responses.
+        `signed` is unknown.
     LayerError
         A stimulus does not reach a layer.
     LabelError
@@ -105,52 +90,41 @@ def measure_units(
     """
     if signed not in _SIGNED:
         raise OptionError(
-            f"signed={signed!r} is not for one pass over the stimuli; choose one of "
+            f"signed={signed!r} is impossible in one pass over the stimuli; choose one of "
             f"{', '.join(_SIGNED)}"
         )
     classes = len(stimuli.class_names)
     batch_size = run.get("batch_size", 64)
     sums: dict[str, _Sums] = {}
-    outputs: Tensor | None = None
-    with prepare(model, stimuli, batch_size=batch_size, device=run.get("device")) as (net, images):
-        example, _ = next(load_batches(images, range(1), batch_size=1))
-        chosen = select_layers(net.module, list_layers(net, example=example), layers)
-        responses: dict[str, Tensor] = {}
-
-        def keep(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> None:
-            assert layer.unit_axis is not None
-            responses[layer.name] = pool_activation(activation, layer.unit_axis, "mean")
-
-        with (
-            evaluating(net.module),
-            torch.no_grad(),
-            watch_layers(net.module, chosen, keep) as watcher,
-            progress_bar(
-                "measuring", len(images), "stimuli", enabled=run.get("progress", True)
-            ) as advance,
-        ):
-            batches = batches_in_company(len(images), batch_size)
-            for batch, labels in load_these_batches(images, batches, workers=run.get("workers", 0)):
-                responses.clear()
-                batch = as_input(net.module, batch)
-                logits = check_logits(net, run_network(net, batch, watcher))
-                if outputs is None:
-                    indices = output_indices(net, stimuli.class_names, logits.shape[1])
-                    outputs = torch.from_numpy(indices).to(logits.device)
-                probabilities = logits.double().softmax(1)[:, outputs]
-                for layer in chosen:
-                    if len(responses.get(layer.name, ())) != len(batch):
-                        raise LayerError(
-                            f"{net.name} did not reach layer {layer.name!r} with every stimulus; "
-                            "its path depends on the data: leave the layer out"
-                        )
-                    response = responses[layer.name]
-                    if directions is not None:
-                        rows = torch.from_numpy(directions[layer.name]).to(response.device)
-                        response = response.double() @ rows.T
-                    found = sums.setdefault(layer.name, _Sums(layer.name, classes, signed))
-                    found.add(response, labels, probabilities)
-                advance(len(batch))
+    example = outputs = torch.empty(0)
+    with (
+        prepare(model, stimuli, batch_size=batch_size, device=run.get("device")) as (net, images),
+        Probe(net, layers, return_output=True) as probe,
+        progress_bar(
+            "measuring", len(images), "stimuli", enabled=run.get("progress", True)
+        ) as advance,
+    ):
+        batches = batches_in_company(len(images), batch_size)
+        for batch, labels in load_these_batches(images, batches, workers=run.get("workers", 0)):
+            first = batch[:1].clone()  # the network may change the batch in place
+            responses, output = probe(batch)
+            for layer, count in probe.unreached.items():
+                if count:
+                    raise LayerError(
+                        f"{net.name} did not reach layer {layer!r} with every stimulus, because "
+                        "its path depends on the data; leave the layer out"
+                    )
+            logits = check_logits(net, output)
+            if not sums:
+                example, outputs = first, class_outputs(net, stimuli, logits).to(logits.device)
+            probabilities = logits.double().softmax(1)[:, outputs]
+            for layer, response in responses.items():
+                if directions is not None:
+                    rows = torch.from_numpy(directions[layer]).to(response.device)
+                    response = response.double() @ rows.T
+                found = sums.setdefault(layer, _Sums(layer, classes, signed))
+                found.add(response, labels, probabilities)
+            advance(len(batch))
     dim = "unit" if directions is None else "direction"
     return Measured({layer: found.dataset(dim) for layer, found in sums.items()}, example)
 
@@ -167,11 +141,12 @@ class _Sums:
         self._stimuli = 0
 
     def add(self, responses: Tensor, labels: Tensor, probabilities: Tensor) -> None:
-        """Take in the responses (stimulus, unit) of a batch."""
+        """Add the responses (stimulus, unit) of a batch."""
         if self._signed == "refuse" and bool((responses < 0).any()):
             raise ResponseError(
-                f"layer {self._layer!r} has negative responses, which class selectivity is not "
-                "made for; choose signed='rectify' or 'allow' (--signed), or layers after a ReLU"
+                f"layer {self._layer!r} has negative responses, but class selectivity assumes "
+                "non-negative ones; choose signed='rectify' or 'allow' (--signed), or layers after "
+                "a ReLU"
             )
         try:
             allowed = metrics.apply_sign_policy(responses, self._signed)
@@ -184,7 +159,7 @@ class _Sums:
         self._stimuli += len(responses)
 
     def dataset(self, dim: str) -> xr.Dataset:
-        """Return what was measured."""
+        """Return the measures of all batches."""
         assert self._size is not None
         correlation = self._correlation.compute()
         return xr.Dataset(
@@ -216,7 +191,7 @@ class RunningCorrelation:
         self._sums: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in rows of both matrices."""
+        """Add rows of both matrices."""
         x, y = x.double(), y.double()
         if self._shift is None:
             # The first row, so that a constant column becomes exactly 0.
@@ -232,7 +207,7 @@ class RunningCorrelation:
         x, y, xx, yy, xy = (part.cpu().numpy() for part in self._sums)
         covariance = xy - np.outer(x, y) / self._count
         squares = [s - total**2 / self._count for s, total in ((xx, x), (yy, y))]
-        # What is left of a variance after cancellation is no variance.
+        # A remainder this small is rounding, not variance.
         vary = [s > 1e-12 * whole for s, whole in zip(squares, (xx, yy), strict=True)]
         size = np.sqrt(np.outer(*[np.where(v, s, 1.0) for v, s in zip(vary, squares, strict=True)]))
         r: FloatArray = np.where(np.outer(*vary), covariance / size, np.nan)

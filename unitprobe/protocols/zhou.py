@@ -46,8 +46,8 @@ def zhou_protocol(
     model, stimuli, layers, mode
         As `unitprobe.ablate`.
     n_directions : int
-        Random orthonormal directions of each layer to ablate; 0 for none. At most as many as the
-        layer has units.
+        Random orthonormal directions of each layer to ablate; 0 leaves them out. At most as many
+        as the layer has units.
     resamples : int
         Bootstrap resamples for each interval, and permutations for each p-value.
     n_permutations : int
