@@ -12,10 +12,10 @@ import xarray as xr
 from figures import Picture
 from images import data_name
 from tabulating import NONE, interval_text, markdown_table, number, range_cell
+from unit_claims import Finding, Judgement
 
 from unitprobe.analysis import unit_table
 from unitprobe.plots import plot_morcos, plot_zhou
-from unitprobe.protocols import Finding, Judgement
 
 _DPI = 100
 _PREDICTORS = {
@@ -139,9 +139,10 @@ def _claims(judgements: Sequence[Judgement]) -> str:
     parts = [
         "## Claims",
         "C9 and C10 are of Zhou, Sun, Bau & Torralba 2018 (arXiv:1806.02891), C11 of Morcos et al. "
-        "2018 (arXiv:1803.06959). Thresholds stand in `unitprobe/protocols/claims.py` and "
-        "were set before this network was ablated. That something is absent is supported only if "
-        "the whole interval lies within the band around 0.",
+        "2018 (arXiv:1803.06959). The thresholds are in "
+        "`recipes/single_unit_ablation/unit_claims.py` and were set before this network was "
+        "ablated. The absence of an effect is supported only if the whole interval lies within "
+        "the band around 0.",
         markdown_table(["claim", "verdict", ""], rows),
     ]
     for each in judgements:
@@ -181,7 +182,7 @@ def _correlations(zhou: xr.DataTree) -> str:
             "## What predicts the damage",
             "Spearman's rank correlation over all units, ranked within their layer [95% interval]; "
             "q after Benjamini & Hochberg over the eight of units, and over those of directions. "
-            "Units whose weights cannot be told, as after a residual sum, have no norm.",
+            "Units whose weights are unknown, as after a residual sum, have no norm.",
             markdown_table(["", *headings], rows),
         ]
     )

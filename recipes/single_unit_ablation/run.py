@@ -23,17 +23,12 @@ from architectures import build_network
 from controls import balanced
 from images import Splits, data_name, load_splits, to_inputs
 from runs import CONFIG
+from unit_claims import judge_c9, judge_c10, judge_c11
 
 from unitprobe.errors import ContentsMismatchError, OptionError, UnitprobeWarning
 from unitprobe.models import Network
 from unitprobe.models.weights_file import load_weights
-from unitprobe.protocols import (
-    judge_c9,
-    judge_c10,
-    judge_c11,
-    morcos_protocol,
-    zhou_protocol,
-)
+from unitprobe.protocols import morcos_protocol, zhou_protocol
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import check_output, open_store, save_tree, writing
 

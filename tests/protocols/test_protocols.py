@@ -147,11 +147,11 @@ class TestZhou:
         swept = up.ablate(model, many, layers="relu1", directions=rows)
         with torch.no_grad():
             hidden = torch.relu(model.first(images_of(many).flatten(1))).double()
-            for place, row in enumerate(torch.from_numpy(rows)):
+            for index, row in enumerate(torch.from_numpy(rows)):
                 left = (hidden - (hidden @ row)[:, None] * row).float()
                 said = model.head(torch.relu(model.second(left))).argmax(1).numpy()
                 drop = accuracy(model, many) - (said == many.labels).mean()
-                found = float(swept["relu1"]["accuracy_drop"][place])
+                found = float(swept["relu1"]["accuracy_drop"][index])
                 assert found == pytest.approx(drop)
 
     def test_units_are_held_against_directions(self, zhou):
@@ -212,7 +212,7 @@ class TestMorcos:
         assert curves.shape == (2, 6, 4)
         assert np.ptp(curves[:, :, [0, -1]], axis=1).max() == 0
 
-    def test_areas_and_their_place_among_random_orders(self, morcos):
+    def test_areas_and_their_percentiles_among_random_orders(self, morcos):
         node = morcos["relu1"]
         random = trapezoid(node["random_accuracy"], node["fraction"], axis=-1)
         np.testing.assert_allclose(node["random_auc"], random)
@@ -301,13 +301,13 @@ class TestBau:
         for c in range(4):
             order = np.argsort(-drops[:, c].round(12), kind="stable")
             node = tree["relu1"].isel(target_class=c)
-            for place, size in enumerate((1, 2)):
+            for index, size in enumerate((1, 2)):
                 top = node["ranked_units"].values[:size]
                 # Units of equal drop may stand in either order.
                 np.testing.assert_allclose(drops[top, c], drops[order[:size], c])
                 removed = balanced(model, measuring, first=top)
                 kept = balanced(model, measuring, first=np.setdiff1d(np.arange(6), top))
-                one = node.isel(size=place)
+                one = node.isel(size=index)
                 assert float(one["removed"]) == pytest.approx(removed[c])
                 assert float(one["removed_others"]) == pytest.approx(np.delete(removed, c).mean())
                 assert float(one["kept"]) == pytest.approx(kept[c])
@@ -337,9 +337,9 @@ class TestRanadive:
         models = {epoch: trained(many, seed=epoch) for epoch in (0, 7)}
         tree = ranadive_protocol(models, many, share=0.34, n_random=4)
         assert tree["checkpoint"].values.tolist() == [0, 7]
-        for place, model in enumerate(models.values()):
-            node = tree["relu1"].isel(checkpoint=place)
-            assert float(tree["accuracy"][place]) == pytest.approx(accuracy(model, many))
+        for index, model in enumerate(models.values()):
+            node = tree["relu1"].isel(checkpoint=index)
+            assert float(tree["accuracy"][index]) == pytest.approx(accuracy(model, many))
             selectivity = class_selectivity(responses(model, many)[0], many.labels)
             np.testing.assert_allclose(node["class_selectivity"], selectivity, rtol=1e-5)
             top = np.argsort(-np.nan_to_num(selectivity, nan=-1))[:2]
@@ -347,7 +347,7 @@ class TestRanadive:
             drop = accuracy(model, many) - accuracy(model, many, first=top)
             assert float(node["selective_accuracy_drop"]) == pytest.approx(drop)
             gap = drop - float(node["random_accuracy_drop"].mean())
-            found = tree["difference"].sel(layer="relu1").isel(checkpoint=place)
+            found = tree["difference"].sel(layer="relu1").isel(checkpoint=index)
             assert float(found) == pytest.approx(gap)
 
     def test_files_of_weights_go_into_a_copy_of_the_network(self, model, many, tmp_path):

@@ -4,13 +4,8 @@ Every function returns an ablation tree whose attribute ``protocol`` has its nam
 """
 
 from unitprobe.protocols.bau import bau_protocol
-from unitprobe.protocols.claims import (
-    Finding,
-    Judgement,
-    judge_c9,
-    judge_c10,
-    judge_c11,
-)
+from unitprobe.protocols.common import nodes_of
+from unitprobe.protocols.damage_correlations import pooled_correlations
 from unitprobe.protocols.morcos import morcos_protocol
 from unitprobe.protocols.protocol_registry import (
     PROTOCOLS,
@@ -23,14 +18,11 @@ from unitprobe.protocols.zhou import zhou_protocol
 
 __all__ = [
     "PROTOCOLS",
-    "Finding",
-    "Judgement",
     "Protocol",
     "bau_protocol",
-    "judge_c9",
-    "judge_c10",
-    "judge_c11",
     "morcos_protocol",
+    "nodes_of",
+    "pooled_correlations",
     "protocol_of",
     "ranadive_protocol",
     "summarize_protocol",

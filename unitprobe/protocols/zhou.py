@@ -75,7 +75,7 @@ def zhou_protocol(
         ``max_class_accuracy_drop``, with the predictors: ``correlation`` (layer, damage,
         predictor) and ``pooled_correlation`` (damage, predictor) over the units of all layers,
         **ranked within their layer**. Each has ``_low``, ``_high``, ``_p``, ``_q`` and ``_units``.
-        The prefix ``direction_`` marks those of directions. ``unit_minus_direction`` (layer,
+        Those of directions have the prefix ``direction_``. ``unit_minus_direction`` (layer,
         damage) is the mean drop of units minus that of directions, with ``_low``, ``_high``,
         ``_p`` and ``_q``; ``unit_exceeds_direction`` the probability that a unit costs more than a
         direction, 0..1. NaN if a value does not vary, as in a layer of dead units.

@@ -1,10 +1,10 @@
-"""Claims about single units as signed predictions, held against the trees of protocols.
+"""The claims C9, C10 and C11 about single units as signed predictions, judged on protocol trees.
 
-Every threshold was written down before the networks were ablated that it judges. A claim that
-something is absent is supported only by an interval that lies within a small band around nothing;
-one that merely includes 0 is inconclusive. A claim of several findings holds if all of them do, so
-each is tested at the whole level. Intervals are over the units of one network: a verdict is on this
-network, and says nothing of the next.
+Every threshold was written down before the networks that it judges were ablated. The claim that an
+effect is absent is supported only if the whole interval lies within a small band around 0; it is
+inconclusive if the interval merely includes 0. A claim with several findings is supported only if
+all of them are, so each is tested at the full level. Intervals are over the units of one network:
+a verdict holds for this network, not for another one.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import xarray as xr
 
 from unitprobe.errors import StoreError
 from unitprobe.inference import Prediction, Verdict, mean_over_units, verdict
-from unitprobe.protocols.common import nodes_of
-from unitprobe.protocols.damage_correlations import pooled_correlations
+from unitprobe.protocols import nodes_of, pooled_correlations
+from unitprobe.typing import FloatArray
 
-#: "hardly moves overall accuracy" of C9: by less than this many points, in the mean over units.
-#: Ours; the paper gives none. It is what 100 of 10,000 test images are.
+#: "hardly moves overall accuracy" of C9: by less than this many percentage points, averaged over
+#: units. This number is ours, because the paper gives no threshold: 100 of 10,000 test images.
 HARDLY = 1.0
-#: "strongly hits some class" of C9: by more than this many points beyond what chance alone makes
-#: the largest of several classes, in the mean over units; five times what is hardly anything.
+#: "strongly hits some class" of C9: the largest drop over classes exceeds its chance level by more
+#: than this many percentage points, averaged over units. Five times `HARDLY`.
 STRONGLY = 5.0
-#: A rank correlation beyond this predicts, one within it does not: 0.2 is 4% of the variance of
-#: ranks, which no one would choose units by. One number for both, so that they exclude each other.
+#: A rank correlation above this size predicts, one below it does not. 0.2 explains 4% of the
+#: variance of ranks. Both use one number, so that they exclude each other.
 PREDICTS = 0.2
 
-#: What is said to predict damage to a class in C10.
+#: The properties that predict damage to a class according to C10.
 C10_PREDICTORS = ("class_selectivity", "class_correlation", "incoming_l1")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A prediction beside what was measured.
+    """A prediction and what was measured.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Finding:
     estimate, low, high : float
         In the unit of the prediction; a 95% interval over units.
     units : int
-        How many units it rests on.
+        Number of units.
     verdict : {"supported", "refuted", "inconclusive"}
     """
 
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a network says of a claim.
+    """The verdict on a claim.
 
     Attributes
     ----------
@@ -81,31 +81,20 @@ def judge_c9(tree: xr.DataTree) -> Judgement:
     Parameters
     ----------
     tree : DataTree
-        From `zhou_protocol`, or from `unitprobe.ablate`. Without the chance level of the largest
-        drop over classes the second finding is inconclusive.
+        From `zhou_protocol` or `unitprobe.ablate`. The second finding is inconclusive if the tree
+        has no chance level of the largest drop over classes.
 
     Returns
     -------
     Judgement
-        Of two findings, in points of accuracy: the mean drop over all units is below `HARDLY`,
-        and the mean of the largest drop over classes less its chance level is above `STRONGLY`.
+        Two findings, in percentage points of accuracy: the mean drop over all units is below
+        `HARDLY`; the mean over units of the largest drop over classes minus its chance level is
+        above `STRONGLY`.
 
     Raises
     ------
     StoreError
-        The tree is no ablation of single units.
-
-    Examples
-    --------
-    >>> node = xr.Dataset(
-    ...     {
-    ...         "accuracy_drop": ("unit", [0.001, 0.002, 0.0, 0.003]),
-    ...         "max_class_accuracy_drop": ("unit", [0.2, 0.3, 0.15, 0.2]),
-    ...         "max_class_accuracy_drop_null_mean": ("unit", [0.01, 0.01, 0.01, 0.01]),
-    ...     }
-    ... )
-    >>> judge_c9(xr.DataTree.from_dict({"relu": node})).verdict
-    'supported'
+        The tree is not an ablation of single units.
     """
     overall = 100 * _units(tree, "accuracy_drop")
     largest = 100 * _units(tree, "max_class_accuracy_drop")
@@ -124,7 +113,7 @@ def judge_c9(tree: xr.DataTree) -> Judgement:
 
 
 def judge_c10(tree: xr.DataTree) -> Judgement:
-    """Judge that selectivity, class correlation and L1 norm predict damage to a class alone.
+    """Judge that selectivity, class correlation and L1 norm predict only damage to a class.
 
     Parameters
     ----------
@@ -134,26 +123,14 @@ def judge_c10(tree: xr.DataTree) -> Judgement:
     Returns
     -------
     Judgement
-        Of six findings, Spearman's correlations with ranks within layers: of each of
-        `C10_PREDICTORS` with the largest drop over classes, which is above `PREDICTS`, and with
-        the overall drop, whose size is below it.
+        Six findings, Spearman's correlations with ranks within layers. For each of
+        `C10_PREDICTORS`, that with the largest drop over classes is above `PREDICTS`, and the size
+        of that with the overall drop is below it.
 
     Raises
     ------
     StoreError
         The tree is not of this protocol.
-
-    Examples
-    --------
-    >>> import torch, unitprobe as up
-    >>> from unitprobe.protocols import zhou_protocol
-    >>> network = torch.nn.Sequential(
-    ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
-    ... )
-    >>> stimuli = up.load_stimuli("digits", limit=100)
-    >>> tree = zhou_protocol(network, stimuli, n_directions=0, resamples=20)
-    >>> len(judge_c10(tree).findings)
-    6
     """
     findings = []
     for predictor in C10_PREDICTORS:
@@ -181,25 +158,13 @@ def judge_c11(tree: xr.DataTree) -> Judgement:
     Returns
     -------
     Judgement
-        Of one finding: the size of Spearman's correlation, with ranks within layers, of class
+        One finding: the size of Spearman's correlation, with ranks within layers, of class
         selectivity and drop of accuracy is below `PREDICTS`.
 
     Raises
     ------
     StoreError
         The tree is of neither protocol.
-
-    Examples
-    --------
-    >>> import torch, unitprobe as up
-    >>> from unitprobe.protocols import morcos_protocol
-    >>> network = torch.nn.Sequential(
-    ...     torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
-    ... )
-    >>> stimuli = up.load_stimuli("digits", limit=100)
-    >>> tree = morcos_protocol(network, stimuli, n_orders=2, n_points=2, resamples=20)
-    >>> judge_c11(tree).claim
-    'C11'
     """
     name = "size of the rank correlation of class_selectivity and drop of accuracy"
     finding = _absence(tree, Prediction(name, "less", PREDICTS), "class_selectivity")
@@ -217,14 +182,16 @@ def _judgement(claim: str, text: str, findings: tuple[Finding, ...]) -> Judgemen
     return Judgement(claim, text, answer, findings)
 
 
-def _units(tree: xr.DataTree, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _units(tree: xr.DataTree, name: str) -> FloatArray:
     nodes = nodes_of(tree)
     if not nodes or not all(name in node and "unit" in node[name].dims for node in nodes.values()):
-        raise StoreError(f"the tree has no {name!r} of single units; give what zhou_protocol made")
+        raise StoreError(
+            f"the tree has no {name!r} of single units; give the result of zhou_protocol"
+        )
     return np.concatenate([node[name].values for node in nodes.values()])
 
 
-def _mean(prediction: Prediction, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Finding:
+def _mean(prediction: Prediction, values: FloatArray) -> Finding:
     found = mean_over_units(values)
     answer = verdict(prediction, found.value, found.low, found.high)
     return Finding(prediction, found.value, found.low, found.high, found.units, answer)
@@ -234,8 +201,8 @@ def _correlation(tree: xr.DataTree, prediction: Prediction, damage: str, predict
     found = pooled_correlations(tree.to_dataset())
     if predictor not in found["predictor"] or damage not in found["damage"]:
         raise StoreError(
-            f"the tree has no correlation of {damage!r} with {predictor!r}; give what "
-            "zhou_protocol or morcos_protocol made"
+            f"the tree has no correlation of {damage!r} with {predictor!r}; give the "
+            "result of zhou_protocol or morcos_protocol"
         )
     chosen = found.sel(damage=damage, predictor=predictor)
     value, low, high, units = (
@@ -246,12 +213,12 @@ def _correlation(tree: xr.DataTree, prediction: Prediction, damage: str, predict
 
 
 def _absence(tree: xr.DataTree, prediction: Prediction, predictor: str) -> Finding:
-    """Hold the size of a correlation with the drop of accuracy against a band around 0."""
+    """Judge whether the size of a correlation with the drop of accuracy is near 0."""
     found = _correlation(tree, prediction, "accuracy_drop", predictor)
     size = abs(found.estimate)
     low, high = found.low, found.high
     if not math.isnan(low):
-        # An interval of both signs holds 0; else its end nearer to 0 is the least size.
+        # The smallest size is 0 if the interval includes 0, else its end nearer to 0.
         low, high = max(0.0, low, -high), max(abs(low), abs(high))
     answer = verdict(prediction, size, low, high)
     return Finding(prediction, size, low, high, found.units, answer)
