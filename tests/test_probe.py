@@ -429,7 +429,7 @@ class Forgetful(nn.Module):
     [
         (
             nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
-            r"statistics of the batch at hand \(batch_norm in 0\)",
+            r"statistics of the current batch \(batch_norm in 0\)",
         ),
         (Forgetful(), r"at random, other ones in every run \(dropout in its forward method\)"),
     ],

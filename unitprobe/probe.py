@@ -82,7 +82,7 @@ def watch_layers(
                 continue  # on these data the call returns something else
             replacement = visit(layer, layer.stimuli.to_front(computed), args)
             if replacement is not None:
-                tensor = layer.stimuli.to_place(replacement)
+                tensor = layer.stimuli.from_front(replacement)
                 changed = output = with_tensor_at(output, layer.output, tensor)
         return changed
 
@@ -243,13 +243,13 @@ class Probe(Generic[Returned]):
         if self._watcher is None:
             found = find_layers(self._module, (example,), {})
             self._one_by_one = found.depend_on_data
-            for doubt in found.doubts:
-                warnings.warn(f"{self._network.name} {doubt}", UnitprobeWarning, stacklevel=3)
+            for warning in found.warnings:
+                warnings.warn(f"{self._network.name} {warning}", UnitprobeWarning, stacklevel=3)
             self.layers = select_layers(self._module, found.layers, self._selection)
             check_pool(self._pool, self.layers)
             self._watcher = watch_layers(self._module, self.layers, self._keep)
             self._watcher.attach()
-            if self._open and not (found.doubts or self._one_by_one):
+            if self._open and not (found.warnings or self._one_by_one):
                 self._look_whether_stimuli_mix(example)
         return self.layers
 
@@ -335,7 +335,7 @@ class Probe(Generic[Returned]):
         assert watcher is not None
         self._into = into
         responses = self._responses = {}
-        with evaluating(self._module), torch.no_grad(), watcher.alone():
+        with evaluating(self._module), torch.no_grad(), watcher.suspending_others():
             try:
                 with explained(self._network, stimuli):
                     self._output = self._module(stimuli)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Tells the bar how many more steps are done.
+#: Takes the number of steps done since the last call.
 Advance = Callable[[float], None]
 
 
@@ -17,18 +17,18 @@ def progress_bar(description: str, total: float, unit: str, *, enabled: bool) ->
     Parameters
     ----------
     description : str
-        What is being done.
+        Name of the work.
     total : float
         Number of steps.
     unit : str
-        What a step is, for the rate: ``"stimuli"``.
+        Name of a step, for the rate: ``"stimuli"``.
     enabled : bool
-        False shows nothing, and so does a standard error that is not a terminal.
+        False shows nothing. Nothing is shown either if standard error is not a terminal.
 
     Yields
     ------
     callable
-        Takes the number of steps done since the last call.
+        An `Advance`.
     """
     if not enabled or not sys.stderr.isatty():
         yield lambda steps: None

@@ -159,7 +159,7 @@ class Evaluation:
                 images.split(self._batch_size), labels.split(self._batch_size), strict=True
             ):
                 inputs = self._normalize(batch)
-                with evaluating(self._module), torch.no_grad(), watcher.alone():
+                with evaluating(self._module), torch.no_grad(), watcher.suspending_others():
                     logits = self._module(inputs)
                 yield logits, responses, chosen
                 responses.clear()

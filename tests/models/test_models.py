@@ -303,7 +303,7 @@ class TestWeights:
     @pytest.mark.parametrize("content", [b"", b"garbage" * 20, b"PK\x03\x04" + b"0" * 100])
     def test_a_damaged_file(self, tmp_path, name, content):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=rf"{name} is damaged or no weights file"):
+        with pytest.raises(WeightsError, match=rf"{name} is damaged or not a weights file"):
             self.load(tmp_path / name)
 
     @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
@@ -330,7 +330,7 @@ class TestWeights:
             ([1, 2], "holds a list, not a state dict"),
             (torch.zeros(3), "holds a Tensor, not a state dict"),
             ({}, "holds an empty dict"),
-            ({"epoch": 3}, "is no state dict: its 'epoch' is a int"),
+            ({"epoch": 3}, "is not a state dict: its 'epoch' is a int"),
         ],
     )
     def test_no_state_dict(self, tmp_path, content, message):

@@ -5,7 +5,7 @@ import torch
 from layouts import LAYOUTS
 from torch import nn
 
-from unitprobe.regularizer.pooling import mean_beside
+from unitprobe.regularizer.pooling import activation_and_mean
 
 
 def both(activate, layout, pass_on, dtype=torch.float64):
@@ -23,7 +23,7 @@ def both(activate, layout, pass_on, dtype=torch.float64):
         x = start.clone(memory_format=torch.preserve_format).requires_grad_()
         activation = activate(x * 1.0)
         if ours:
-            passed_on, mean = mean_beside(activation, unit)
+            passed_on, mean = activation_and_mean(activation, unit)
             assert passed_on.data_ptr() == activation.data_ptr()
             activation = passed_on if pass_on else activation
         else:
@@ -59,7 +59,7 @@ def test_a_gradient_of_the_gradient_flows(activate):
     start = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
 
     def function(x):
-        passed_on, mean = mean_beside(activate(x * 1.0), 1)
+        passed_on, mean = activation_and_mean(activate(x * 1.0), 1)
         return (passed_on**2).sum() + (mean**3).sum()
 
     assert torch.autograd.gradcheck(function, start)
@@ -70,7 +70,7 @@ def test_the_mean_alone_or_the_activation_alone_may_be_used():
     for activate in (torch.relu, nn.functional.gelu):
         for use in (0, 1):
             x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-            mean_beside(activate(x * 1.0), 1)[use].sum().backward()
+            activation_and_mean(activate(x * 1.0), 1)[use].sum().backward()
             y = x.detach().requires_grad_()
             activation = activate(y)
             (activation.mean((2, 3)) if use else activation).sum().backward()
@@ -82,7 +82,7 @@ def test_a_gradient_that_another_layer_or_a_hook_holds_is_left_as_it_is():
     shortcut = torch.zeros_like(x).requires_grad_()
     weight = torch.rand_like(x)
     held = []
-    passed_on, mean = mean_beside(torch.relu(x * 1.0), 1)
+    passed_on, mean = activation_and_mean(torch.relu(x * 1.0), 1)
     passed_on.register_hook(held.append)
     (((passed_on + shortcut) * weight).sum() + mean.sum()).backward()
     torch.testing.assert_close(shortcut.grad, weight)
@@ -91,7 +91,7 @@ def test_a_gradient_that_another_layer_or_a_hook_holds_is_left_as_it_is():
 
 def test_an_operation_in_place_after_the_layer_is_seen_by_autograd():
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    passed_on, mean = mean_beside(torch.relu(x * 1.0), 1)
+    passed_on, mean = activation_and_mean(torch.relu(x * 1.0), 1)
     passed_on.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (passed_on.sum() + mean.sum()).backward()

@@ -419,13 +419,13 @@ def test_a_mistaken_argument_is_named():
         with pytest.raises(OptionError, match=message):
             up.SelectivityRegularizer(model, **arguments)
     example = torch.randn(2, 3, 8, 8)
-    with pytest.raises(LayerNotFoundError, match="'rellu' is none of the 2 layers"):
+    with pytest.raises(LayerNotFoundError, match="'rellu' matches none of the 2 layers"):
         up.SelectivityRegularizer(model, weights={"rellu": 1.0}, example=example).attach()
     with pytest.raises(OptionError, match="all 2 layers have weight 0"):
         up.SelectivityRegularizer(model, weights={"*": 0.0}, example=example).attach()
     with up.SelectivityRegularizer(model, class_count=3) as regularizer:
         for labels, message in (
-            (torch.tensor([0, 1, 2, 3]), "label 3 is none of the classes 0..2"),
+            (torch.tensor([0, 1, 2, 3]), "label 3 is not one of the classes 0..2"),
             (torch.tensor([0, 1, 2, -1]), "the lowest is -1"),
             (torch.tensor([0.0, 1, 2, 1]), "must be integers"),
         ):

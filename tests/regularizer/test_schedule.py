@@ -31,9 +31,9 @@ def test_a_ramp_reaches_its_end_in_the_epoch_after_it():
         ("nan", "not a finite number"),
         ("0*5 inf", "not a finite number"),
         ("0*0 1", "lasts 0 epochs"),
-        ("0 1", "'0' is no VALUE"),
-        ("0*five", "'0\\*five' is no VALUE"),
-        ("strong", "'strong' is no VALUE"),
+        ("0 1", "'0' is not VALUE"),
+        ("0*five", "'0\\*five' is not VALUE"),
+        ("strong", "'strong' is not VALUE"),
     ],
 )
 def test_what_is_no_schedule_is_named(text, message):

@@ -424,9 +424,9 @@ class TestTransformAndSelection:
     @pytest.mark.parametrize(
         ("indices", "message"),
         [
-            ([], "select none"),
-            ([0.5], "select none"),
-            ([True], "select none"),
+            ([], "are invalid"),
+            ([0.5], "are invalid"),
+            ([True], "are invalid"),
             ([3], "no index 3 among 3"),
             ([-1], "no index -1"),
             ([1, 1], "index 1 is selected more than once"),
@@ -540,7 +540,7 @@ class TestLimit:
 
     @pytest.mark.parametrize("limit", ["20", 20.5])
     def test_no_number(self, limit):
-        with pytest.raises(StimuliError, match="it is a number of images"):
+        with pytest.raises(StimuliError, match="give a number of images"):
             load_stimuli("digits", limit=limit)
 
     @given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.data())

@@ -131,9 +131,9 @@ def matches(layer, recorded, reference):
 
 
 def check(model, images):
-    layers, depend_on_data, doubts = find_layers(model, (images[:1],), {})
+    layers, depend_on_data, warnings = find_layers(model, (images[:1],), {})
     assert not depend_on_data
-    assert not doubts
+    assert not warnings
     assert len({layer.name for layer in layers}) == len(layers)
     check_declared_units(model, layers)
 

@@ -65,7 +65,7 @@ def run(network: Network, images: Tensor, watcher: CallWatcher | None = None) ->
         The network does not run on them.
     """
     alone = watcher or CallWatcher(network.module, lambda *_: None)
-    with alone.alone(), explained(network, images):
+    with alone.suspending_others(), explained(network, images):
         logits: Tensor = network.module(images.clone())
     return logits
 

@@ -3,8 +3,8 @@
 The unit axis is known where units are made: axis 1 of a convolution, the last axis of a linear
 layer. From there it is followed, never guessed from the rank of a tensor: networks mix
 (stimulus, unit, y, x), (stimulus, y, x, unit) and (stimulus, token, unit). Operations that only
-move values about are followed exactly: the same operation is run once more on a tensor that holds,
-at every place, the index along the axis, and the axis is where the indices end up.
+move values are followed exactly: the same operation runs a second time on a tensor that holds at
+every position its index along the axis. The axis is where these indices end up.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from unitprobe.layers.outputs import tensors_in
 
 
 class Axis(NamedTuple):
-    """One axis of a tensor, and which stimulus (or unit) stands at each of its places.
+    """One axis of a tensor, and the stimulus (or unit) at each of its positions.
 
-    Usually 0, 1, 2, ...; where a network merges axes, such as windows into the stimuli, an index
-    stands at several places, and is found again when the axes are taken apart.
+    The indices are usually 0, 1, 2, ... If a network merges axes, such as windows into the stimuli,
+    an index occurs at several positions, and is found again when the axes are separated.
     """
 
     number: int
@@ -32,25 +32,25 @@ class Axis(NamedTuple):
 
     @classmethod
     def new(cls, number: int, tensor: Tensor) -> Axis:
-        """Return an axis of a tensor whose places are made here."""
+        """Return an axis of a tensor with units or stimuli that begin here."""
         return cls(number, torch.arange(tensor.shape[number], dtype=torch.float64))
 
 
 class Axes(NamedTuple):
-    """Where stimuli and units lie in one tensor; None if not known."""
+    """The axes of the stimuli and units in one tensor; None if unknown."""
 
     stimulus: Axis | None
     unit: Axis | None
 
 
 class AxisFollower:
-    """Knows the axes of every tensor that was computed from the stimuli."""
+    """Finds the axes of every tensor that is computed from the stimuli."""
 
     def __init__(self) -> None:
         self._axes: WeakTensorKeyDictionary[Axes] = WeakTensorKeyDictionary()  # type: ignore[type-arg]
 
     def start(self, stimuli: Tensor) -> None:
-        """Take a tensor (stimulus, unit, ...) as the input of the network."""
+        """Set the input of the network, (stimulus, unit, ...)."""
         self._axes[stimuli] = Axes(
             Axis.new(0, stimuli), Axis.new(1, stimuli) if stimuli.ndim > 1 else None
         )
@@ -68,7 +68,7 @@ class AxisFollower:
         kwargs: Mapping[str, Any],
         output: Any,
     ) -> None:
-        """Work out the axes of what one operation returned."""
+        """Find the axes of what one operation returned."""
         sources = [t for t in tensors_in((args, kwargs)) if t in self._axes]
         if not sources or operation in operations.CREATIONS | operations.COMPOSITES:
             return
@@ -130,7 +130,7 @@ class AxisFollower:
         return Axes(_if_kept(stimulus, result), _if_kept(unit, result))
 
     def _filled(self, target: Tensor, value: Any) -> None:
-        # An empty tensor that is filled with what was computed from the stimuli.
+        # An empty tensor is filled with values that were computed from the stimuli.
         if isinstance(value, Tensor) and value in self._axes and target not in self._axes:
             known = self._axes[value] if value.shape == target.shape else Axes(None, None)
             self._axes[target] = known
@@ -146,7 +146,7 @@ class AxisFollower:
         if axes is None or axes.stimulus is None or args[0].ndim != 3 or len(args) < 7:
             return nothing  # or a packed sequence
         if axes.stimulus.number != 1 - time:
-            return nothing  # stimuli are taken for time steps, and are mixed with one another
+            return nothing  # the network takes stimuli as time steps, and mixes them
         states = [Axis(1, axes.stimulus.indices) for _ in results[1:]]
         stimuli = [axes.stimulus, *states]
         return [Axes(s, Axis.new(2, t)) for s, t in zip(stimuli, results, strict=True)]
@@ -157,12 +157,12 @@ class AxisFollower:
         left, right = list(tensors_in((args, kwargs)))[:2]
         rows, columns = result.ndim - 2, result.ndim - 1
         if self.axes(right) is None:
-            return Axis.new(columns, result)  # a weight makes units of its columns
+            return Axis.new(columns, result)  # a weight: its columns make the units
         axes = (self.axes(left), self.axes(right))
         units = [None if found is None else found.unit for found in axes]
         summed = units[1] is not None and units[1].number == right.ndim - 2
         if self.axes(left) is None and left.ndim > 1 and summed:
-            return Axis.new(rows, result)  # or of its rows, as in a convolution by `unfold`
+            return Axis.new(rows, result)  # its rows do, as in a convolution by `unfold`
         # Of two activations, units remain where they are not summed over: rows of the left one
         # or columns of the right one (the values of an attention), but not both.
         in_rows = units[0] is not None and units[0].number == left.ndim - 2
@@ -174,7 +174,7 @@ class AxisFollower:
     def _unit_of_einsum(self, args: tuple[Any, ...], result: Tensor) -> Axis | None:
         """Return the units that a weight makes, as `_unit_of_product` does."""
         if not isinstance(args[0], str):
-            return None  # numbers stand for the letters
+            return None  # the form with numbers instead of letters
         inputs, _, output = args[0].replace(" ", "").partition("->")
         terms = list(zip(inputs.split(","), map(self.axes, tensors_in(args[1:])), strict=True))
         activations = [(term, axes.unit) for term, axes in terms if axes is not None]
@@ -186,10 +186,10 @@ class AxisFollower:
         return Axis.new(made[-1], result) if made else None
 
     def _stacked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], source: Tensor) -> Axes:
-        place = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-        place %= source.ndim + 1
+        new = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        new %= source.ndim + 1
         stimulus, unit = (
-            None if axis is None else Axis(axis.number + (axis.number >= place), axis.indices)
+            None if axis is None else Axis(axis.number + (axis.number >= new), axis.indices)
             for axis in self._axes[source]
         )
         return Axes(stimulus, unit)
@@ -202,7 +202,7 @@ class AxisFollower:
         source: Tensor,
         result: Tensor,
     ) -> Axes:
-        # What a change of one stimulus, or one unit, changes in the result tells where it went.
+        # A change of one stimulus, or one unit, shows which part of the result it reaches.
         def follow(axis: Axis | None) -> Axis | None:
             if axis is None:
                 return None
@@ -210,11 +210,11 @@ class AxisFollower:
             first = (axis.indices == axis.indices[0]).to(source.device).nonzero().flatten()
             changed.index_fill_(axis.number, first, 1e3)
             differs = _rerun(function, args, kwargs, source, changed)[0] != result
-            places = [_changed_places(differs, number) for number in range(result.ndim)]
-            partly = [n for n, place in enumerate(places) if not place.all()]
-            if len(partly) != 1 or len(places[partly[0]]) != len(axis.indices):
+            changes = [_changed_along(differs, number) for number in range(result.ndim)]
+            partly = [n for n, changed in enumerate(changes) if not changed.all()]
+            if len(partly) != 1 or len(changes[partly[0]]) != len(axis.indices):
                 return None
-            same = torch.equal(places[partly[0]].cpu(), axis.indices == axis.indices[0])
+            same = torch.equal(changes[partly[0]].cpu(), axis.indices == axis.indices[0])
             return Axis(partly[0], axis.indices) if same else None
 
         stimulus, unit = self._axes[source]
@@ -232,7 +232,7 @@ class AxisFollower:
             if axis is None:
                 return [None] * count
             if axis.number >= source.ndim or source.shape[axis.number] != len(axis.indices):
-                return [None] * count  # moved in place: the tensor has another shape by now
+                return [None] * count  # an in-place operation: the shape has changed since
             return [*_rerun(function, args, kwargs, source, _spread(axis, source))]
 
         axes: Axes = self._axes[source]
@@ -242,14 +242,14 @@ class AxisFollower:
 
 
 def _patched(axes: Axes, source: Tensor, result: Tensor) -> Axes:
-    """Return the axes of patches (stimulus, unit x place in the patch, patch), or of their map."""
+    """Return the axes of patches (stimulus, unit x offset in the patch, patch), or of their map."""
     stimulus, unit = axes
     if unit is None or unit.number != 1 or stimulus is None or stimulus.number != 0:
         return Axes(None, None)
     if result.ndim == 4:
         return Axes(stimulus, Axis.new(1, result))
-    places = result.shape[1] // source.shape[1]
-    return Axes(stimulus, Axis(1, unit.indices.repeat_interleave(places)))
+    offsets = result.shape[1] // source.shape[1]
+    return Axes(stimulus, Axis(1, unit.indices.repeat_interleave(offsets)))
 
 
 def _through_groups(
@@ -270,7 +270,7 @@ def _rerun(
     source: Tensor,
     other: Tensor,
 ) -> list[Tensor]:
-    """Run a function once more, with another tensor in the place of one of its arguments."""
+    """Run a function again, with another tensor instead of one of its arguments."""
 
     def swap(value: Any) -> Any:
         if value is source:
@@ -280,7 +280,7 @@ def _rerun(
     return list(tensors_in(function(*map(swap, args), **{k: swap(v) for k, v in kwargs.items()})))
 
 
-def _changed_places(differs: Tensor, number: int) -> Tensor:
+def _changed_along(differs: Tensor, number: int) -> Tensor:
     return differs.movedim(number, 0).reshape(differs.shape[number], -1).any(1)
 
 
@@ -291,22 +291,22 @@ def _if_kept(axis: Axis | None, result: Tensor) -> Axis | None:
 
 
 def _spread(axis: Axis, like: Tensor) -> Tensor:
-    """Return the indices of an axis at every place of a tensor."""
+    """Return the index along an axis at every position of a tensor."""
     shape = [1] * like.ndim
     shape[axis.number] = -1
     return axis.indices.to(like.device, _index_dtype(like)).view(shape).expand(like.shape).clone()
 
 
 def _index_dtype(like: Tensor) -> torch.dtype:
-    """Return the type of indices beside a tensor: Apple's GPUs have no float64."""
+    """Return the type of indices for a tensor: Apple's GPUs have no float64."""
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def _along(indices: Tensor, number: int) -> Axis:
     first = indices.movedim(number, 0).reshape(indices.shape[number], -1)[:, 0]
-    # Numbered anew: a sum over another axis has multiplied the indices.
-    _, places = torch.unique(first, return_inverse=True)
-    return Axis(number, places.cpu().double())
+    # Renumbered, because a sum over another axis multiplies the indices.
+    _, numbers = torch.unique(first, return_inverse=True)
+    return Axis(number, numbers.cpu().double())
 
 
 def _varying_axes(indices: Tensor | None) -> list[int]:
@@ -329,7 +329,7 @@ def _last_varying_axis(indices: Tensor | None) -> Axis | None:
     found = [_along(indices, axis) for axis in _varying_axes(indices) if indices is not None]
     if len(found) == 1:
         return found[0]
-    # Units split over two axes (heads and their dimensions) lie along the last of them. Where they
-    # come again along an axis, they are mixed with positions (``nn.PixelShuffle``).
+    # Units that are split over two axes (heads and their dimensions) are taken along the last one.
+    # If they repeat along an axis, they are mixed with positions (``nn.PixelShuffle``).
     alone = [axis for axis in found if int(axis.indices.max()) + 1 == len(axis.indices)]
     return alone[-1] if alone else None

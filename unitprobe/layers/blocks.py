@@ -18,12 +18,12 @@ _LISTS = nn.Sequential | nn.ModuleList | nn.ModuleDict
 def repeated_blocks(module: nn.Module) -> list[str]:
     """Return the paths of a network's repeated blocks, in the order of its modules.
 
-    A block stands in a list (``nn.Sequential``, ``nn.ModuleList``, ``nn.ModuleDict``, or numbered
-    attributes such as ``inception3a``, ``inception3b``), its class does so at least twice, and it
-    holds at least two modules with weights of their own, so that a convolution with its norm is
-    none; only where there is no such block, one module is enough. Blocks of another class count
-    where they stand in one row of numbered attributes with repeated ones (``Mixed_6a``). A stage,
-    which holds a list of blocks of one class, is not a block; its blocks are.
+    A block is in a list: ``nn.Sequential``, ``nn.ModuleList``, ``nn.ModuleDict``, or numbered
+    attributes such as ``inception3a``, ``inception3b``. At least two blocks of its class are in
+    lists. It has at least two modules with weights of their own, so a convolution with its norm is
+    not a block; if the network has no such block, one module is enough. A block of another class
+    counts if it is in a row of numbered attributes with repeated ones (``Mixed_6a``). A stage,
+    which contains a list of blocks of one class, is not a block, but its blocks are.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def repeated_blocks(module: nn.Module) -> list[str]:
 
 
 class _Row(NamedTuple):
-    """Modules that stand side by side and may be blocks."""
+    """Modules of one list that may be blocks."""
 
     modules: list[nn.Module]
     numbered: bool
@@ -70,13 +70,13 @@ def _rows_in(module: nn.Module, weights: int) -> Iterator[_Row]:
 
 
 def _row_names(module: nn.Module, weights: int) -> dict[str, str]:
-    """Return the name of the row in which each child stands, if it stands in one."""
+    """Return the name of the row that each child is in, if any."""
     children = dict(named_children(module))
     if _is_list(module, weights):
         return dict.fromkeys(children, "")
     numbered = {name: re.match(r"([A-Za-z_]+)\d", name) for name in children}
     rows = {name: match[1] for name, match in numbered.items() if match}
-    # A stage of a single block looks like a block; another stage of its class tells.
+    # A stage with a single block looks like a block, but another stage of its class may not.
     stages = {type(child) for child in children.values() if _is_stage(child, weights)}
     blocks = {
         name: row

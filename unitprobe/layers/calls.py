@@ -1,9 +1,9 @@
 """Watch a network run: report every call of a module and every functional operation.
 
-The network is not changed, traced or copied: forward hooks report module calls and a
-`TorchFunctionMode`, active only while the network runs, reports what happens between them
-(``F.relu(x)``, ``x + y``, ``torch.cat``). So networks whose path depends on the data work, and
-what is seen is what ran.
+The network is not changed, traced or copied. Forward hooks report module calls. A
+`TorchFunctionMode`, active only while the network runs, reports the operations between them
+(``F.relu(x)``, ``x + y``, ``torch.cat``). So this also works for networks whose path depends on
+the data.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Call(NamedTuple):
     number: int
 
 
-#: Receives the address, the function or module, its arguments and its output. What it returns, if
-#: not None, takes the place of the output.
+#: Receives the address, the function or module, its arguments and its output. If it returns a
+#: value other than None, this replaces the output.
 Report = Callable[[Call, Any, tuple[Any, ...], Mapping[str, Any], Any], Any]
 
 
@@ -69,11 +69,11 @@ def operation_name(function: Callable[..., Any]) -> str | None:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Tell whether the operations inside a module are the module's own business.
+    """Tell whether the operations inside a module belong to the layer of the module itself.
 
-    True for a module without children that runs PyTorch's own ``forward`` (``nn.Conv2d``) or is a
-    nonlinearity by its class name (timm's ``Swish``). A subclass that overrides ``forward`` may do
-    anything in it, so its operations are layers.
+    True for a module without children that runs PyTorch's own ``forward`` (``nn.Conv2d``) or has
+    the class name of a nonlinearity (timm's ``Swish``). A subclass that overrides ``forward`` may
+    do anything in it, so its operations are layers of their own.
     """
     if any(True for _ in named_children(module)):
         return False
@@ -85,7 +85,8 @@ def is_leaf(module: nn.Module) -> bool:
 def _opened(function: FunctionType) -> FunctionType:
     """Return a composite function that runs its operations where they can be intercepted.
 
-    PyTorch's own asks first whether somebody intercepts it as a whole, which would end here again.
+    PyTorch's own version first checks whether the whole function is intercepted, which would lead
+    here again.
     """
     names = {**function.__globals__, "has_torch_function": lambda _: False}
     opened = FunctionType(
@@ -95,8 +96,8 @@ def _opened(function: FunctionType) -> FunctionType:
     return opened
 
 
-# The watcher that alone hears what runs now; see `CallWatcher.alone`.
-_ALONE: ContextVar[CallWatcher | None] = ContextVar("_ALONE", default=None)
+# The watcher that suspends all others; see `CallWatcher.suspending_others`.
+_INSPECTOR: ContextVar[CallWatcher | None] = ContextVar("_INSPECTOR", default=None)
 
 
 class CallWatcher:
@@ -107,12 +108,12 @@ class CallWatcher:
     module : nn.Module
         The network.
     report : callable
-        See `Report`. Operations that it runs itself are not reported.
+        See `Report`. The operations that it runs itself are not reported.
     modules : collection of str, optional
-        Paths of the modules whose calls are reported, as `named_modules` gives them; all but the
-        root if None.
+        Paths of the modules whose calls are reported, as in `named_modules`. By default all but
+        the root.
     operations : collection of (str, str), optional
-        The (owner, operation) pairs that are reported; all if None. Where it is empty, nothing is
+        The (owner, operation) pairs that are reported, by default all. If it is empty, nothing is
         intercepted and the network runs at its own speed.
     on_begin : callable, optional
         Called before each forward pass.
@@ -135,7 +136,7 @@ class CallWatcher:
         self._on_begin = on_begin
         self._counts: Counter[tuple[str, str | None]] = Counter()
         self._path: list[str] = [""]
-        #: Path of the leaf module that runs now, kept only while every operation is watched.
+        #: Path of the leaf module that is running; only set while every operation is watched.
         self.leaf: str | None = None
         self._running = False
         self._reporting = False
@@ -143,7 +144,7 @@ class CallWatcher:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> None:
-        """Put the hooks in place."""
+        """Add the hooks."""
         try:
             self._handles.append(self._module.register_forward_pre_hook(self._before))
             self._handles.append(self._module.register_forward_hook(self._end, always_call=True))
@@ -196,9 +197,9 @@ class CallWatcher:
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
     def _hook_leaf(self, path: str, module: nn.Module) -> None:
-        # What a leaf runs inside counts for the module around it, so that only the leaves that
-        # are wanted need a hook.
-        mark = self._operations is None
+        # The operations inside a leaf count for the module around it, so only the wanted leaves
+        # need a hook.
+        every_leaf = self._operations is None
 
         def before(_module: nn.Module, _args: Any) -> None:
             self.leaf = path
@@ -207,40 +208,41 @@ class CallWatcher:
             self.leaf = None
             return self.called((path, None), module, args, kwargs, output)
 
-        if mark:
+        if every_leaf:
             self._handles.append(module.register_forward_pre_hook(before))
-        if mark or self._modules is None or path in self._modules:
+        if every_leaf or self._modules is None or path in self._modules:
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Make every other watcher deaf: a pass that only looks is none of their business."""
-        token = _ALONE.set(self)
+    def suspending_others(self) -> Iterator[None]:
+        """Suspend all other watchers during a pass that only inspects the network."""
+        token = _INSPECTOR.set(self)
         try:
             yield
         finally:
-            _ALONE.reset(token)
-            # PyTorch does not call the hook that does this if an exception is no `Exception`.
+            _INSPECTOR.reset(token)
+            # PyTorch does not call the hook for this on exceptions such as `KeyboardInterrupt`.
             self._running = False
             self._leave_mode()
 
     @staticmethod
-    def someone_is_alone() -> bool:
-        """Tell whether the pass that runs now is one that only looks; see `alone`."""
-        return _ALONE.get() is not None
+    def is_any_suspending() -> bool:
+        """Tell whether the current pass only inspects the network; see `suspending_others`."""
+        return _INSPECTOR.get() is not None
 
-    def _is_deaf(self) -> bool:
-        # The compiler of torch 2.11 cannot follow context variables, and nobody is alone then.
+    def _is_suspended(self) -> bool:
+        # The compiler of torch 2.11 cannot trace context variables. No pass that it compiles
+        # only inspects the network.
         if torch.compiler.is_compiling():
             return False
-        return _ALONE.get() not in (None, self)
+        return _INSPECTOR.get() not in (None, self)
 
     def _before(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
-        if not self._is_deaf():
+        if not self._is_suspended():
             self.begin()
 
     def begin(self) -> None:
-        """Begin a forward pass; for whoever attaches while one is about to run."""
+        """Begin a forward pass; for a watcher that is attached when it is about to run."""
         self._leave_mode()
         self._running = True
         self._counts.clear()
@@ -253,7 +255,7 @@ class CallWatcher:
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def _end(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
-        if not self._is_deaf():
+        if not self._is_suspended():
             self._running = False
             self._leave_mode()
 
@@ -270,9 +272,9 @@ class CallWatcher:
         compiling = torch.compiler.is_compiling()
         operation = _operation_name(function) if compiling else operation_name(function)
         composite = operation in COMPOSITES
-        # Most functions end here, and a small network feels every microsecond of theirs.
+        # Most functions end here, so every microsecond counts in a small network.
         unwanted = self._operation_names is not None and operation not in self._operation_names
-        if (unwanted and not composite) or self._reporting or self._is_deaf():
+        if (unwanted and not composite) or self._reporting or self._is_suspended():
             return function(*args, **kwargs)
         if composite and not compiling and self._mode is not None:
             with self._mode:
@@ -295,8 +297,8 @@ class CallWatcher:
         kwargs: Mapping[str, Any],
         output: Any,
     ) -> Any:
-        """Count and report one call; return what takes the place of its output, if anything."""
-        if not self._running or self._is_deaf():
+        """Count and report one call; return what replaces its output, or None."""
+        if not self._running or self._is_suspended():
             return None
         call = Call(*key, self._counts[key])
         self._counts[key] += 1
@@ -311,7 +313,7 @@ class CallWatcher:
         if overwritten and _works_in_place(what, args, kwargs):
             if _same_memory(replacement, output):
                 return replacement
-            # Whoever else holds the tensor that was overwritten must see the replacement too.
+            # All other references to the overwritten tensor must see the replacement too.
             return output.copy_(replacement)
         return replacement
 
@@ -320,7 +322,7 @@ def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
     try:
         return one.data_ptr() == other.data_ptr()
     except RuntimeError:
-        return one is other  # there is no memory while a graph is captured
+        return one is other  # tensors have no memory while a graph is captured
 
 
 def _works_in_place(what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -332,7 +334,7 @@ def _works_in_place(what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 class _OperationMode(TorchFunctionMode):
-    """Hands every function that PyTorch lets us intercept to the watcher."""
+    """Passes every function that PyTorch can intercept to the watcher."""
 
     def __init__(self, watcher: CallWatcher) -> None:
         super().__init__()

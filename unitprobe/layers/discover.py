@@ -34,31 +34,31 @@ def list_layers(
 ) -> list[Layer]:
     """List every layer of a network, in execution order.
 
-    The network runs once, in evaluation mode and without gradients, on two stimuli; it is left as
-    it was found, its training flags, random state and hooks included. If its path depends on the
-    data, it runs once for each stimulus of the example, and the layers are all that any of them
-    reaches. A network wrapped by ``DataParallel`` or ``torch.compile`` has the layers of the
-    network inside, and runs as that.
+    The network runs once on two stimuli, in evaluation mode and without gradients. Its training
+    flags, random state and hooks stay as they are. If its path depends on the data, it runs once
+    for each stimulus of the example, and the list has all layers that any of them reaches. Of a
+    network wrapped by ``DataParallel`` or ``torch.compile``, the network inside runs.
 
     Parameters
     ----------
     model : Network or nn.Module
         The network.
     input_size : tuple of int, optional
-        Channels, height and width of a stimulus; the network's own if it states one.
+        Channels, height and width of a stimulus; by default the size that the network states.
     example : Tensor, optional
-        Stimuli (stimulus, channel, y, x) to run the network on instead of noise.
+        Stimuli (stimulus, channel, y, x) to run the network on; noise by default.
 
     Returns
     -------
     list of Layer
         Calls of modules and functional operations whose output is a floating-point tensor computed
-        from the stimuli. `Layer.shape` has the stimulus axis of `example`, or 1.
+        from the stimuli. The first number of `Layer.shape` is the number of stimuli in `example`,
+        or 1.
 
     Raises
     ------
     ModelError
-        The size of the input is not known, or the network does not run on it.
+        The size of the input is unknown, or the network does not run on it.
 
     Examples
     --------
@@ -86,27 +86,34 @@ def example_input(network: Network, input_size: tuple[int, int, int] | None = No
     size = input_size or network.input_size or stated_input_size(inside(network.module))
     if size is None:
         raise ModelError(
-            f"{network.name}: the size of its input is not known; "
+            f"{network.name}: the size of its input is unknown; "
             "pass input_size=(channels, height, width), such as (3, 32, 32) "
             "(--input-size 3,32,32), or example="
         )
     if len(size) != 3 or any(number < 1 for number in size):
         raise ModelError(
-            f"input_size={tuple(size)} is no size of an input; give channels, height and width, "
+            f"input_size={tuple(size)} is not an input size; give channels, height and width, "
             "such as (3, 32, 32)"
         )
     return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
 
 
 class FoundLayers(NamedTuple):
-    """The layers of a network, whether the values of its stimuli choose among them, and doubts.
+    """What one pass shows about a network.
 
-    A doubt is a reason why what a stimulus gives may not be a matter of this stimulus alone.
+    Attributes
+    ----------
+    layers : list of Layer
+        In execution order.
+    depend_on_data : bool
+        Whether the values of the stimuli choose which layers run.
+    warnings : list of str
+        Reasons why the response to a stimulus may depend on more than this stimulus.
     """
 
     layers: list[Layer]
     depend_on_data: bool
-    doubts: list[str]
+    warnings: list[str]
 
 
 def list_layers_of_call(
@@ -144,16 +151,16 @@ def find_layers(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
     listing = listing_of([0, min(1, count - 1)])
     if count == 1 or not listing.depends_on_data:
-        return FoundLayers(listing.layers, listing.depends_on_data, listing.doubts)
-    # Each stimulus twice: the stimulus axis is found where two stand side by side.
+        return FoundLayers(listing.layers, listing.depends_on_data, listing.warnings)
+    # Each stimulus twice, because the stimulus axis can only be found from two stimuli.
     layers: list[Layer] = []
     for index in range(count):
         layers = _united(layers, listing_of([index, index]).layers)
-    return FoundLayers(layers, True, listing.doubts)
+    return FoundLayers(layers, True, listing.warnings)
 
 
 def _take(value: Any, module: nn.Module, count: int, indices: Sequence[int]) -> Any:
-    """Return some stimuli of a batch, as a copy; whatever is no batch as it is."""
+    """Return a copy of some stimuli of a batch; other values as they are."""
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
         return value
     return as_input(module, value.detach()[list(indices)])
@@ -175,7 +182,7 @@ def _run(
         torch.random.fork_rng(devices),
         torch.no_grad(),
         listing.watcher,
-        listing.watcher.alone(),
+        listing.watcher.suspending_others(),
     ):
         try:
             module(*args, **kwargs)
@@ -189,7 +196,7 @@ def _run(
 
 
 def _united(layers: list[Layer], others: list[Layer]) -> list[Layer]:
-    """Return all layers of two lists, in an order that is that of both."""
+    """Return all layers of two lists, in an order that agrees with both."""
     united = list(layers)
     names = {layer.name for layer in layers}
     new: list[Layer] = []
@@ -197,14 +204,14 @@ def _united(layers: list[Layer], others: list[Layer]) -> list[Layer]:
         if other.name not in names:
             new.append(other)
             continue
-        place = next(i for i, layer in enumerate(united) if layer.name == other.name)
-        united[place:place] = new
+        index = next(i for i, layer in enumerate(united) if layer.name == other.name)
+        united[index:index] = new
         new = []
     return united + new
 
 
 class _Names:
-    """Gives every call a name that nothing else has, the same one in every pass."""
+    """Gives every call a unique name, the same one in every pass."""
 
     def __init__(self, module: nn.Module) -> None:
         self._taken = {path for path, _ in named_modules(module)}
@@ -218,7 +225,7 @@ class _Names:
 
     def _new(self, call: Call) -> str:
         path = ".".join(part for part in (call.owner, call.operation) if part)
-        # A name is also that of a group in a file, where a slash would be a group in a group.
+        # Files have groups with these names, where a slash would make a group inside another.
         base = path.replace("/", "_")
         if call.operation is None and call.number == 0 and base == path:
             return base
@@ -232,7 +239,7 @@ class _Listing:
     def __init__(self, module: nn.Module, names: _Names, stimuli: int) -> None:
         self.layers: list[Layer] = []
         self.depends_on_data = False
-        self.doubts: list[str] = []
+        self.warnings: list[str] = []
         self.axes = AxisFollower()
         self.watcher = CallWatcher(module, self.report)
         self._names = names
@@ -250,8 +257,8 @@ class _Listing:
         if call.operation is None:
             kind = self._kind_of_module(what)
         else:
-            self._look_for_a_choice(call.operation, args, output)
-            self._look_for_a_doubt(call, args, kwargs)
+            self._look_for_choice(call.operation, args, output)
+            self._look_for_warning(call, args, kwargs)
             self.axes.follow(call.operation, what, args, kwargs, output)
             if self.watcher.leaf is not None:
                 self._leaf_operation = call.operation
@@ -264,11 +271,11 @@ class _Listing:
             if axes is not None:
                 self._add(call, path, kind, tensor, axes)
             elif kind in operations.NONLINEARITIES and len(tensor) == 2:
-                # It may well depend on the stimuli, through something that cannot be followed.
+                # It may depend on the stimuli through an operation that cannot be followed.
                 self._add(call, path, kind, tensor, Axes(None, None))
 
-    def _look_for_a_choice(self, operation: str, args: tuple[Any, ...], output: Any) -> None:
-        """Note whether values of tensors leave the computation, to choose what is computed."""
+    def _look_for_choice(self, operation: str, args: tuple[Any, ...], output: Any) -> None:
+        """Record whether values of tensors reach Python, where they can choose what runs."""
         looked_at = args
         if operation == "getitem":
             looked_at = args[1:]  # a mask, or indices
@@ -280,19 +287,20 @@ class _Listing:
         if any(self.axes.axes(tensor) is not None for tensor in tensors_in(looked_at)):
             self.depends_on_data = True
 
-    def _look_for_a_doubt(
+    def _look_for_warning(
         self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        place, name, default, doubt = _DOUBTS.get(call.operation or "", (0, "", False, ""))
-        if not doubt or not (args[place] if len(args) > place else kwargs.get(name, default)):
+        position, name, default, warning = _WARNINGS.get(call.operation or "", (0, "", False, ""))
+        given = args[position] if len(args) > position else kwargs.get(name, default)
+        if not (warning and given):
             return
         normalized = next(tensors_in((args, kwargs)))
         if call.operation == "batch_norm" and self.axes.axes(normalized) is None:
             return  # weights that are standardized, as in ``timm.layers.StdConv2d``
         where = self.watcher.leaf or call.owner or "its forward method"
-        doubt = f"{doubt} ({call.operation} in {where}), though it is in evaluation mode"
-        if doubt not in self.doubts:
-            self.doubts.append(doubt)
+        warning = f"{warning} ({call.operation} in {where}), though it is in evaluation mode"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _kind_of_module(self, module: nn.Module) -> str:
         name = class_name(module)
@@ -307,7 +315,7 @@ class _Listing:
         if stimuli is None or unit == stimuli.number:
             stimuli, unit = StimulusAxis(), None
         if unit is not None:
-            # Where it is once the stimuli stand first, their windows second.
+            # Its number once the stimuli are the first axis and their windows the second.
             unit += (unit < stimuli.number) + (stimuli.windows > 1)
         shape = stimuli.to_front(output).shape
         self.layers.append(
@@ -327,15 +335,16 @@ class _Listing:
 
 
 _AT_RANDOM = "drops responses at random, other ones in every run"
-#: The argument of an operation, and its default, that makes what it is in training.
-_DOUBTS = {
-    "batch_norm": (5, "training", False, "normalizes by the statistics of the batch at hand"),
+#: By operation: the position, name and default of the argument that selects what it does in
+#: training, and the warning if it is set.
+_WARNINGS = {
+    "batch_norm": (5, "training", False, "normalizes by the statistics of the current batch"),
     **{name: (2, "training", "alpha" not in name, _AT_RANDOM) for name in operations.DROPOUTS},
 }
 
 
 def _stimulus_axis(axis: Axis | None, tensor: Tensor) -> StimulusAxis | None:
-    """Return where two stimuli lie in a tensor, None if they are not all of one axis, in order."""
+    """Return the axis of two stimuli, None if they are not along one whole axis in order."""
     if axis is None or axis.number >= tensor.ndim:
         return None
     indices = axis.indices

@@ -1,4 +1,4 @@
-"""What a layer is: one place in the computation, with its address and its axes."""
+"""What a layer is: one output in the computation, with its address and its axes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from unitprobe.layers.outputs import Path
 
 
 class StimulusAxis(NamedTuple):
-    """Which axis of a computed tensor holds the stimuli, and what is merged into it.
+    """The stimulus axis of a computed tensor, and what is merged into it.
 
-    Windows of a map, heads or time steps may be merged into the stimuli: the axis then has
-    ``outer * stimuli * inner`` places, in that order. For most layers it is the first axis, with
-    nothing merged.
+    Windows of a map, heads or time steps may be merged into the stimuli. The axis then has the
+    length ``outer * stimuli * inner``, in that order. For most layers it is the first axis, and
+    nothing is merged.
     """
 
     number: int = 0
@@ -25,11 +25,11 @@ class StimulusAxis(NamedTuple):
 
     @property
     def windows(self) -> int:
-        """How many places of the axis belong to one stimulus."""
+        """How many positions of the axis belong to one stimulus."""
         return self.outer * self.inner
 
     def to_front(self, computed: Tensor) -> Tensor:
-        """Return (stimulus, ...) or, if anything is merged, (stimulus, window, ...); a view.
+        """Return a view (stimulus, ...) or, if anything is merged, (stimulus, window, ...).
 
         Examples
         --------
@@ -47,8 +47,8 @@ class StimulusAxis(NamedTuple):
         activation = apart.movedim((axis + 1, axis, axis + 2), (0, 1, 2)).flatten(1, 2)
         return activation if self.windows > 1 else activation.squeeze(1)
 
-    def to_place(self, activation: Tensor) -> Tensor:
-        """Return what `to_front` returned with its axes as the network computes them."""
+    def from_front(self, activation: Tensor) -> Tensor:
+        """Return what `to_front` returned, with its axes as the network computes them."""
         if self == FIRST:
             return activation
         axis = self.number
@@ -62,27 +62,27 @@ FIRST = StimulusAxis()
 
 @dataclass(frozen=True)
 class Layer:
-    """One place in the computation whose output can be recorded.
+    """One position in the computation whose output can be recorded.
 
     Attributes
     ----------
     name : str
         The address: the path of the module (``layer1.0.relu``), or the path of the module in which
         a functional operation runs and the operation's name. Later calls end in ``_1``, ``_2``.
-        Where a call returns several tensors, each is a layer, and its name goes on with its index,
-        key or field in brackets: ``lstm[0]``, ``lstm[1][0]``, ``encoder_1[hidden]``. Wrappers
-        (``DataParallel``, ``torch.compile``) and parametrizations are no part of a name.
+        If a call returns several tensors, each is a layer, and its index, key or field follows in
+        brackets: ``lstm[0]``, ``lstm[1][0]``, ``encoder_1[hidden]``. Names do not contain wrappers
+        (``DataParallel``, ``torch.compile``) and parametrizations.
     kind : str
         ``"conv"``, ``"linear"``, ``"norm"``, ``"pool"``, the name of a nonlinearity (``"relu"``,
         ``"gelu"``), the name of another operation (``"add"``), or the class of a module that holds
         other modules (``"BasicBlock"``).
     shape : tuple of int
-        Shape of the activation, the stimuli first, also where the network computes it with
-        another axis first. If windows, heads or time steps are merged into the stimuli, they have
-        the second axis: (stimulus, window, token, unit).
+        Shape of the activation. The stimulus axis is the first one here, whatever the network
+        computes. If windows, heads or time steps are merged into the stimuli, they have the second
+        axis: (stimulus, window, token, unit).
     unit_axis : int or None
         The axis of the units in `shape`: -1 if it is the last one, else counted from the front.
-        None if it cannot be told from what produced the tensor; such a layer cannot be selected.
+        None if it cannot be determined; such a layer cannot be selected.
     units : int or None
         Number of units, the size of `unit_axis`.
     owner : str
@@ -92,19 +92,19 @@ class Layer:
     call : int
         How many calls of the same module, or of the same operation in `owner`, come before.
     output : tuple of int or str
-        Where the tensor stands in what the call returns: ``()`` if it is the tensor itself, else
-        indices, keys and fields, ``(1, 0)`` for the hidden state of an LSTM.
+        Path of the tensor in what the call returns: ``()`` if it is the tensor itself, else
+        indices, keys and fields. ``(1, 0)`` is the hidden state of an LSTM.
     stimuli : StimulusAxis
-        Where the tensor holds the stimuli as the network computes it.
+        The stimulus axis as the network computes the tensor.
 
     Notes
     -----
-    What `nn.MultiheadAttention` runs has an address too: ``attn.linear`` is its input projection,
-    ``attn.scaled_dot_product_attention`` the values that were attended to (``attn.bmm_1`` where the
-    weights are asked for as well), ``attn.linear_1`` its output projection, ``attn[0]`` its output.
-    An `nn.LSTM` with ``batch_first=False`` takes its first axis as time steps. If the network gives
-    it (token, stimulus, unit), its layer ``lstm[0]`` is (stimulus, token, unit) all the same; if
-    it gives it the stimuli first, they are mixed with one another, and the layer has no units.
+    The operations inside `nn.MultiheadAttention` have addresses too: ``attn.linear`` is its input
+    projection, ``attn.scaled_dot_product_attention`` the values after attention (``attn.bmm_1`` if
+    the weights are returned as well), ``attn.linear_1`` its output projection, ``attn[0]`` its
+    output. An `nn.LSTM` with ``batch_first=False`` takes its first axis as time steps. If its input
+    is (token, stimulus, unit), its layer ``lstm[0]`` is (stimulus, token, unit) nevertheless. If
+    the stimuli come first, it mixes them, and the layer has no units.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class Layer:
 
 
 def kind_of_operation(operation: str) -> str:
-    """Return the kind of a functional operation: what it does, not how it is called.
+    """Return the kind of a functional operation, for `Layer.kind`.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def kind_of_operation(operation: str) -> str:
 
 
 def nonlinearity_of_class(class_name: str) -> str | None:
-    """Return which nonlinearity a module class is by its name, or None.
+    """Return the nonlinearity of a module class by its name, or None.
 
     Examples
     --------

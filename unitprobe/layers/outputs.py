@@ -1,4 +1,4 @@
-"""Find a tensor in what a call returns, and put another one in its place."""
+"""Find a tensor in what a call returns, and replace it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-#: Where a tensor stands in an output: an index into a tuple or list, a key or a field; ``()`` if
-#: the output is the tensor itself.
+#: Indices into tuples or lists, keys and fields that lead to a tensor in an output; ``()`` if the
+#: output is the tensor itself.
 Path = tuple[str | int, ...]
 
 
@@ -37,14 +37,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def tensor_at(value: Any, path: Path) -> Tensor | None:
-    """Return the tensor that stands at a place of an output, None if there is none."""
+    """Return the tensor at a path of an output, None if there is none."""
     for key in path:
         value = dict(_items(value)).get(key)
     return value if isinstance(value, Tensor) else None
 
 
 def with_tensor_at(value: Any, path: Path, tensor: Tensor) -> Any:
-    """Return an output with another tensor at one place; what was returned stays as it is.
+    """Return a copy of an output with another tensor at one path.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def with_tensor_at(value: Any, path: Path, tensor: Tensor) -> Any:
 
 
 def suffix(path: Path) -> str:
-    """Return how the name of a layer ends that is one tensor of an output.
+    """Return the end of the name of a layer that is one tensor of an output.
 
     Examples
     --------

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run a network in evaluation mode, as written, and put its training flags back.
+    """Run a network in evaluation mode, as written, and restore its training flags.
 
-    What ``torch.compile`` has compiled runs uncompiled, and what ``DataParallel`` spreads over
-    devices runs on one. PyTorch's fused transformer path is switched off: it computes no activation
-    in between.
+    Modules compiled by ``torch.compile`` run uncompiled, and those that ``DataParallel`` spreads
+    over devices run on one. PyTorch's fused transformer path is off, because it does not compute
+    the activations in between.
     """
     children = list(module.modules())
     training = [child for child in children if child.training]
     parallel = [child for child in children if isinstance(child, nn.DataParallel)]
     devices = [child.device_ids for child in parallel]
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    if training:  # to set the flags of all, again for each batch, takes longer than to look
+    if training:  # checking is faster than setting all flags again for each batch
         module.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     for wrapper in parallel:
@@ -40,7 +40,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[None]:
-    # To ask the compiler loads it, which takes a second; without it nothing is compiled.
+    # Loading the compiler takes a second. If it is not loaded, nothing is compiled.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

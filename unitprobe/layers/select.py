@@ -21,40 +21,39 @@ _KIND_WORDS = NONLINEARITIES | set(KINDS.values())
 
 
 def select_layers(module: nn.Module, layers: Sequence[Layer], selection: Selection) -> list[Layer]:
-    """Return the layers that a selection names, in execution order, each once.
+    """Return the layers that a selection matches, in execution order, each once.
 
     Parameters
     ----------
     module : nn.Module
-        The network, whose structure tells the repeated blocks.
+        The network; its structure shows the repeated blocks.
     layers : sequence of Layer
         All its layers, from `list_layers`.
     selection : str, sequence of str or callable
         ``"activations"`` (every nonlinearity), ``"early"`` and ``"late"`` (their first and second
-        half, the one in the middle early), ``"blocks"`` (the output of every repeated block), a
-        kind (``"relu"``, ``"conv"``), a name or a glob over names (``"layer4.*"``, ``"lstm[0]"``,
-        where a bracket may stand for itself), several of them, or a function that takes a `Layer`
-        and says whether it is wanted.
+        half; a middle one is early), ``"blocks"`` (the output of every repeated block), a kind
+        (``"relu"``, ``"conv"``), a name or a glob over names (``"layer4.*"``, ``"lstm[0]"``; a
+        bracket also matches itself), a list of these, or a function that takes a `Layer` and
+        returns whether to include it.
 
     Raises
     ------
     LayerNotFoundError
         One of the names, globs or kinds matches no layer; the nearest names are listed.
     LayerError
-        A layer asked for has no axis that could be told to be its units'.
+        No selected layer has a known unit axis.
     """
     if callable(selection):
         wanted = {layer.name for layer in layers if selection(layer)}
         if not wanted:
             raise LayerNotFoundError(
-                f"the selecting function takes none of the {len(layers)} layers of "
-                f"{type(module).__name__}"
+                f"the function selects none of the {len(layers)} layers of {type(module).__name__}"
             )
     else:
         words = [selection] if isinstance(selection, str) else list(selection or ())
         if not words:
             raise LayerNotFoundError(
-                f"no layer is asked for: layers={selection!r}; give names, globs, "
+                f"layers={selection!r} selects no layer; give names, globs, "
                 '"activations" or "blocks"'
             )
         wanted = {name for word in words for name in _matching(module, layers, word)}
@@ -67,11 +66,11 @@ def _usable(layers: list[Layer]) -> list[Layer]:
         return layers
     first = unusable[0]
     message = (
-        f"layer {first.name!r} of shape {first.shape} has no axis that is known to hold its units, "
-        "or no axis that holds its stimuli one by one"
+        f"layer {first.name!r} of shape {first.shape} has no known unit axis, or no axis that "
+        "separates its stimuli"
     )
     if first.kind in ("lstm", "gru", "rnn"):
-        message += " (with batch_first=False its first axis is time steps, not stimuli)"
+        message += " (with batch_first=False its first axis is that of time steps)"
     if len(unusable) == len(layers):
         raise LayerError(f"{message}; choose another layer")
     warnings.warn(
@@ -90,7 +89,7 @@ def _matching(module: nn.Module, layers: Sequence[Layer], word: str) -> list[str
     elif word == "blocks":
         blocks = set(repeated_blocks(module))
         calls = {(la.owner, la.call): la.name for la in reversed(layers) if la.operation is None}
-        # Of a block that returns several tensors, the first.
+        # If a block returns several tensors, the first one.
         names = [name for (owner, _), name in calls.items() if owner in blocks]
     else:
         # A kind comes first: a functional ReLU of the root module is itself named "relu".
@@ -102,7 +101,7 @@ def _matching(module: nn.Module, layers: Sequence[Layer], word: str) -> list[str
 
 
 def _matches(name: str, glob: str) -> bool:
-    # Brackets stand for themselves, as in ``lstm[0]``, or for one of several characters.
+    # Brackets match themselves, as in ``lstm[0]``, or one of several characters.
     literal = glob.replace("[", "[[]")
     return name == glob or fnmatchcase(name, glob) or fnmatchcase(name, literal)
 
@@ -110,7 +109,7 @@ def _matches(name: str, glob: str) -> bool:
 def _no_match(module: nn.Module, layers: Sequence[Layer], word: str) -> str:
     what = type(module).__name__
     if word == "blocks":
-        return f"{what} has no repeated block; name its layers, or take 'activations'"
+        return f"{what} has no repeated block; give names of layers, or 'activations'"
     if word in ("activations", "early", "late") or word in _KIND_WORDS:
         kinds = Counter(layer.kind for layer in layers)
         found = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(8))

@@ -1,8 +1,8 @@
-"""A network's modules by the names its layers have, whatever wraps or parametrizes them.
+"""A network's modules and their names, without wrappers and parametrizations.
 
 ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` put a network inside another
 module, and ``torch.nn.utils.parametrize`` puts modules that compute a weight inside the one that
-uses it. None of them is a place in the computation of the network, so none is part of a name.
+uses it. They are not steps in the computation of the network, so names do not contain them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _below(path: str, module: nn.Module, seen: set[nn.Module]) -> Iterator[tuple
 
 
 def class_name(module: nn.Module) -> str:
-    """Return the name of a module's class, that before it was parametrized.
+    """Return the name of a module's class, without parametrizations.
 
     Examples
     --------

@@ -170,7 +170,7 @@ def weight_norms(
         torch.random.fork_rng(devices),
         torch.no_grad(),
         follower.watcher,
-        follower.watcher.alone(),
+        follower.watcher.suspending_others(),
     ):
         module(stimuli)
     found = {}

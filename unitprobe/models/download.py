@@ -1,4 +1,4 @@
-"""Published weights: fail soon, and in one line, where they cannot be had."""
+"""Published weights: fail early, and in one line, if they cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 
-from unitprobe.errors import (
-    DownloadError,
-    ModelError,
-)
+from unitprobe.errors import DownloadError, ModelError
 from unitprobe.models.network import one_line
 
 _TIMEOUT = 5.0
@@ -22,21 +19,21 @@ _TIMEOUT = 5.0
 
 @contextmanager
 def building(name: str, download: bool) -> Iterator[None]:
-    """Turn what the libraries raise into one line."""
+    """Turn the errors of the libraries into one line."""
     try:
         yield
     except Exception as error:
         if not download:
             raise ModelError(f"network {name!r} cannot be built: {one_line(error)}") from error
         raise DownloadError(
-            f"the pretrained weights of {name!r} cannot be had: {one_line(error)}; give "
+            f"the pretrained weights of {name!r} cannot be downloaded: {one_line(error)}; give "
             f"weights=FILE (--weights FILE), or pretrained=False (--no-pretrained) for random "
-            f"weights, or fill the cache by loading it once where the internet is in reach"
+            f"weights, or fill the cache by loading it once with access to the internet"
         ) from error
 
 
 def reach_hub(config: Any) -> None:
-    """Fail at once where timm would try a hub out of reach for most of a minute."""
+    """Raise the error at once if the hub cannot be reached; timm would retry for a minute."""
     if not config.hf_hub_id:
         if config.url:
             reach_url(config.url)
@@ -51,13 +48,13 @@ def reach_hub(config: Any) -> None:
     try:
         get_hf_file_metadata(hf_hub_url(repo, names[0], **at), timeout=_TIMEOUT)
     except Exception as error:
-        # An answer, even that the file is not there, is for timm to judge.
+        # timm handles an answer of the hub, also that the file does not exist.
         if getattr(error, "response", None) is None:
             raise
 
 
 def reach_url(url: str) -> None:
-    """Fail soon where torch.hub, which has no timeout, would wait."""
+    """Raise the error early if the URL cannot be reached; torch.hub has no timeout."""
     if (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).exists():
         return
     try:

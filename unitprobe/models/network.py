@@ -23,13 +23,13 @@ class Network:
     module : nn.Module
         The network itself, unmodified.
     transform : callable, optional
-        Turns a PIL image into the tensor ``(channel, y, x)`` that the network expects.
+        Turns a PIL image into the tensor (channel, y, x) that the network expects.
     input_size : (int, int, int), optional
         Channels, height and width of one input.
     class_names : list of str, optional
         Name of each output.
     name : str
-        What it was loaded as; the name of the module's class by default.
+        The name that it was loaded by; the name of the module's class by default.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the structure, weights and buffers, computed afresh since they may change."""
+        """Hash of the structure, weights and buffers; computed each time, since they may change."""
         digest = hashlib.blake2b(_without_addresses(repr(self.module)).encode(), digest_size=32)
         state = {**dict(self.module.named_buffers()), **self.module.state_dict()}
         for name, value in sorted(state.items()):
@@ -56,16 +56,16 @@ class Network:
                 digest.update(f"{name} {_without_addresses(repr(value))}".encode())
                 continue
             if value.is_meta or torch.nn.parameter.is_lazy(value):
-                raise ModelError(f"network {self.name!r} has no values yet for its weight {name!r}")
+                raise ModelError(f"network {self.name!r} has no values yet in its weight {name!r}")
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            # numpy knows neither bfloat16 nor the 8-bit floats: hash the bytes.
+            # numpy has neither bfloat16 nor 8-bit floats: hash the bytes.
             flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @property
     def preprocessing(self) -> str:
-        """The transform in words: its repr, or ``"none"``."""
+        """The transform as text: its repr, or ``"none"``."""
         return describe_transform(self.transform)
 
 
@@ -83,12 +83,12 @@ def describe_transform(transform: object | None) -> str:
 def as_network(model: Network | nn.Module) -> Network:
     """Return a network as it is, or a bare module as a network without preprocessing.
 
-    The input size is what a timm module's configuration or the module's ``input_size`` states.
+    The input size is that of a timm module's configuration, or the module's ``input_size``.
 
     Raises
     ------
     ModelError
-        It is neither, or is compiled by ``torch.jit``.
+        `model` is neither, or is compiled by ``torch.jit``.
 
     Examples
     --------
@@ -99,8 +99,8 @@ def as_network(model: Network | nn.Module) -> Network:
     module = model.module if isinstance(model, Network) else model
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError(
-            "a network compiled by torch.jit shows nothing of what it computes; "
-            "give the nn.Module that it was made from"
+            "the layers of a network compiled by torch.jit cannot be seen; "
+            "give the nn.Module that it was compiled from"
         )
     if isinstance(model, Network):
         return model
@@ -110,13 +110,13 @@ def as_network(model: Network | nn.Module) -> Network:
 
 
 def stated_input_size(module: nn.Module) -> tuple[int, int, int] | None:
-    """Return the input size that a module states, timm's configuration first."""
+    """Return the input size that a module states, first of all in timm's configuration."""
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
     stated = config.get("input_size") if isinstance(config, dict) else None
     if stated is None:
         stated = getattr(module, "input_size", None)
     else:
-        # The configuration is that of the weights; in_chans= and img_size= may have changed it.
+        # The configuration describes the weights; in_chans= and img_size= may change the size.
         size = getattr(getattr(module, "patch_embed", None), "img_size", None) or stated[1:]
         stated = (_input_channels(module) or stated[0], *size)
     if not isinstance(stated, (tuple, list)) or len(stated) != 3:
@@ -125,7 +125,7 @@ def stated_input_size(module: nn.Module) -> tuple[int, int, int] | None:
 
 
 def _input_channels(module: nn.Module) -> int | None:
-    """Return the channels that the first convolution takes, None without one."""
+    """Return the input channels of the first convolution, None without one."""
     stated = getattr(module, "in_chans", None)
     if isinstance(stated, int):
         return stated

@@ -1,21 +1,17 @@
-"""Find and build a network by its name."""
+"""Find and build a network by its name: timm, torchvision, a Python callable."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from unitprobe.errors import (
-    ModelError,
-    OptionError,
-    nearest,
-)
+from unitprobe.errors import ModelError, OptionError, nearest
 from unitprobe.models.download import building, reach_hub, reach_url
 from unitprobe.models.network import Network, one_line, stated_input_size
 from unitprobe.models.output_classes import imagenet_names
@@ -41,24 +37,24 @@ def load_model(
         ``"timm:resnet18.a1_in1k"`` or bare ``"resnet18.a1_in1k"``; ``"torchvision:resnet18"``,
         optionally with the name of its weights, ``"torchvision:resnet50.IMAGENET1K_V1"``; or
         ``"package.module:callable"``, imported with the current directory importable, where the
-        callable returns a module or a `Network`. A module from a callable gets `plain_transform`.
+        callable returns a module or a `Network`. Such a module gets `plain_transform`.
     pretrained : bool
-        Load the published weights. No effect on a callable, nor where `weights` is given.
+        Load the published weights. No effect on a callable, or if `weights` is given.
     weights : path, optional
-        A state dict in a .safetensors, .pt, .pth or .bin file to load instead: nothing is
-        downloaded, and no code in the file is run.
+        A state dict in a .safetensors, .pt, .pth or .bin file to load instead. Nothing is
+        downloaded, and no code in the file runs.
     num_classes : int, optional
-        Number of outputs. timm replaces the head of pretrained weights by a random one; torchvision
-        cannot. A callable gets ``num_classes=`` only if it is given here.
+        Number of outputs. timm replaces the head of pretrained weights by a random one;
+        torchvision cannot. A callable gets ``num_classes=`` only if it is given here.
     class_names : sequence of str or path, optional
         Names of the outputs in order, or a text file with one on each line.
 
     Raises
     ------
     ModelError
-        No such network, or it cannot be built as asked.
+        The network does not exist, or cannot be built with these arguments.
     WeightsError
-        The weights file is missing, damaged, no state dict, or does not fit the network.
+        The weights file is missing, damaged, not a state dict, or does not fit the network.
     DownloadError
         The published weights cannot be reached.
 
@@ -72,14 +68,12 @@ def load_model(
         raise OptionError(f"num_classes is {num_classes}; a network has 1 or more outputs")
     source, _, rest = name.partition(":") if ":" in name else ("timm", "", name)
     download = pretrained and weights is None
-    if source == "timm":
-        network = _load_timm(name, rest, download, num_classes)
-    elif source == "torchvision":
-        network = _load_torchvision(name, rest, download, num_classes)
+    if source in _LIBRARIES:
+        network = _LIBRARIES[source](name, rest, download, num_classes)
     elif all(part.isidentifier() for part in [*source.split("."), *rest.split(".")]):
         network = _load_python(name, source, rest, num_classes)
     else:
-        raise ModelError(f"no network is named {name!r}; give {_FORMS}")
+        raise ModelError(f"unknown network {name!r}; give {_FORMS}")
     if weights is not None:
         load_weights(network.module, Path(weights), network.name)
     if class_names is not None:
@@ -152,8 +146,7 @@ def _load_torchvision(name: str, rest: str, download: bool, num_classes: int | N
     transform = entry.transforms()
     height, width = (transform.crop_size * 2)[:2]
     kwargs: dict[str, Any] = {"num_classes": count}
-    # What torchvision changes in the network itself for its own weights, and would not for the
-    # same weights from a file.
+    # torchvision changes the network for its own weights, but not for the same weights from a file.
     if architecture in ("googlenet", "inception_v3") and not download:
         kwargs |= {"transform_input": True, "init_weights": True}
     if architecture.startswith("vit_"):
@@ -169,6 +162,14 @@ def _load_torchvision(name: str, rest: str, download: bool, num_classes: int | N
         class_names=categories if count == len(categories) else None,
         name=name,
     )
+
+
+#: By the word before the colon: a function of the full name, the part after the colon, whether to
+#: download weights, and the number of outputs.
+_LIBRARIES: dict[str, Callable[[str, str, bool, int | None], Network]] = {
+    "timm": _load_timm,
+    "torchvision": _load_torchvision,
+}
 
 
 def _load_python(name: str, path: str, attribute: str, num_classes: int | None) -> Network:

@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from unitprobe.errors import (
-    LabelError,
-)
+from unitprobe.errors import LabelError
 from unitprobe.models.network import Network
 
 
@@ -20,10 +18,10 @@ def output_indices(
 ) -> npt.NDArray[np.int64]:
     """Return which output of the network belongs to each class of the stimuli.
 
-    Classes are matched by name: with the network's own class names, and, for a timm or torchvision
-    module with as many outputs as ImageNet has classes, with ImageNet's names and WordNet ids. Only
-    where nothing is known of the outputs, and they are as many as the classes, is the order taken
-    to be the same. Anything else is an error, so a wrong match is never silent.
+    Classes are matched by name, with the network's own class names. Outputs of a timm or
+    torchvision module that has as many of them as ImageNet has classes also match ImageNet's names
+    and WordNet ids. If nothing is known about the outputs and there are as many as classes, they
+    are assumed to be in the same order. Everything else is an error.
 
     Parameters
     ----------
@@ -66,16 +64,16 @@ def output_indices(
     for names in vocabularies:
         times = Counter(names)
         if all(times[name] == 1 for name in class_names):
-            place = {name: index for index, name in enumerate(names)}
-            return np.array([place[name] for name in class_names], dtype=np.int64)
+            output_of = {name: index for index, name in enumerate(names)}
+            return np.array([output_of[name] for name in class_names], dtype=np.int64)
     if not vocabularies and output_count == len(class_names):
         return np.arange(output_count, dtype=np.int64)
     if vocabularies:
         times = Counter(vocabularies[0])
         lost = [name for name in class_names if times[name] != 1]
         first = ", ".join(repr(name) for name in lost[:3]) + (", ..." if len(lost) > 3 else "")
-        what = f"{len(lost)} of the stimuli's {len(class_names)} class names are not exactly one of"
-        what = f"{what} its outputs' names (first: {first})"
+        what = f"{len(lost)} of the stimuli's {len(class_names)} class names do not match exactly "
+        what = f"{what}one of its outputs' names (first: {first})"
     else:
         first = ", ".join(repr(name) for name in class_names[:3])
         what = f"the stimuli have {len(class_names)} classes ({first}, ...)"
@@ -86,7 +84,7 @@ def output_indices(
 
 
 def _imagenet_vocabularies(module: nn.Module, output_count: int) -> list[list[str]]:
-    """Return the names of the outputs if they can only be ImageNet's: readable, WordNet ids."""
+    """Return the readable names and WordNet ids of outputs that are surely those of ImageNet."""
     if type(module).__module__.partition(".")[0] not in ("timm", "torchvision"):
         return []
     from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -103,6 +101,6 @@ def _imagenet_vocabularies(module: nn.Module, output_count: int) -> list[list[st
 
 
 def imagenet_names(module: nn.Module, output_count: int) -> list[str] | None:
-    """Return the readable names of ImageNet outputs, or None if they are no such outputs."""
+    """Return the readable names of ImageNet outputs, None for other outputs."""
     vocabularies = _imagenet_vocabularies(module, output_count)
     return vocabularies[0] if vocabularies else None

@@ -1,4 +1,4 @@
-"""What unitprobe itself does to an image before a network."""
+"""The preprocessing that unitprobe itself adds before a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ConvertMode:
-    """Turn a PIL image into grey (``"L"``) or colour (``"RGB"``); leave anything else alone.
+    """Convert a PIL image to grey (``"L"``) or colour (``"RGB"``); return other input as it is.
 
     Examples
     --------
@@ -21,18 +21,18 @@ class ConvertMode:
     mode: str
 
     def __call__(self, image: Any) -> Any:
-        """Return the image in this mode."""
+        """Return the image, converted to this mode."""
         return image.convert(self.mode) if hasattr(image, "convert") else image
 
 
 def plain_transform(channels: int | None = None) -> Callable[[Any], Any]:
-    """Return the preprocessing of a network that states none: pixels in [0, 1], no resizing.
+    """Return the default preprocessing: pixels in [0, 1], no resizing.
 
     Parameters
     ----------
     channels : int, optional
-        Channels of the network's input. 1 makes images grey and 3 makes them RGB first; any other
-        number leaves them as they are.
+        Channels of the network's input. With 1 images are first converted to grey, with 3 to RGB,
+        with any other number not at all.
 
     Examples
     --------
@@ -46,6 +46,6 @@ def plain_transform(channels: int | None = None) -> Callable[[Any], Any]:
 
 
 def convert_mode(channels: int | None) -> list[ConvertMode]:
-    """Return the step that gives an image as many channels, if there is one."""
+    """Return the step that gives an image this number of channels; empty if there is none."""
     modes = {1: "L", 3: "RGB"}
     return [ConvertMode(modes[channels])] if channels in modes else []

@@ -1,4 +1,4 @@
-"""Weights from a file."""
+"""Load the weights of a network from a file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from unitprobe.errors import (
-    WeightsError,
-)
+from unitprobe.errors import WeightsError
 from unitprobe.models.network import one_line
 
 
 def load_weights(module: nn.Module, path: Path, name: str) -> None:
-    """Load a state dict strictly."""
+    """Load a state dict that must fit the module exactly.
+
+    Raises
+    ------
+    WeightsError
+        The file is missing, damaged, not a state dict, or does not fit the module.
+    """
     state = _read_weights(path)
     own = module.state_dict()
     for prefix in ("module.", "_orig_mod."):  # of DataParallel, of torch.compile
@@ -56,11 +60,11 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch says the same of garbage and of code; only the latter names a global.
+        # torch raises the same error for damaged files and for code; only code names a global.
         if "unsupported global" in str(error).lower():
-            problem = "holds Python objects, which are not run; save the state_dict() alone"
+            problem = "holds Python objects, which are never executed; save only the state_dict()"
         else:
-            problem = f"is damaged or no weights file: {one_line(error)}"
+            problem = f"is damaged or not a weights file: {one_line(error)}"
         raise WeightsError(f"weights file {path} {problem}") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -71,5 +75,5 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             kind = type(value).__name__
-            raise WeightsError(f"weights file {path} is no state dict: its {key!r} is a {kind}")
+            raise WeightsError(f"weights file {path} is not a state dict: its {key!r} is a {kind}")
     return state

@@ -1,4 +1,4 @@
-"""Class selectivity, or another measure of it, as a differentiable loss term."""
+"""Class selectivity, or a similar measure, as a differentiable loss term."""
 
 from unitprobe.regularizer.measures import RegularizedMeasure
 from unitprobe.regularizer.schedule import AlphaSchedule, alpha_schedule

@@ -1,4 +1,4 @@
-"""What the regularizer refuses, and what it warns of."""
+"""Errors and warnings of the regularizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_arguments(
     accumulation: int,
     class_count: int | None,
 ) -> None:
-    """Refuse arguments that are not among what `SelectivityRegularizer` describes."""
+    """Raise `OptionError` for arguments that `SelectivityRegularizer` does not allow."""
     if measure not in get_args(RegularizedMeasure):
         known = ", ".join(get_args(RegularizedMeasure))
         raise OptionError(f"measure={measure!r} is not known; choose one of {known}")
@@ -36,7 +36,7 @@ def check_arguments(
 
 
 def check_labels(labels: Tensor, stimuli: int, class_count: int | None) -> int:
-    """Return the number of classes."""
+    """Return the number of classes, or raise `LabelError`."""
     if labels.shape != (stimuli,):
         raise LabelError(
             f"labels have shape {tuple(labels.shape)}, the batch has {stimuli} stimuli; "
@@ -51,12 +51,12 @@ def check_labels(labels: Tensor, stimuli: int, class_count: int | None) -> int:
     if lowest < 0:
         raise LabelError(f"labels must be integers 0..C-1, but the lowest is {lowest}")
     if class_count is not None and highest >= class_count:
-        raise LabelError(f"label {highest} is none of the classes 0..{class_count - 1}")
+        raise LabelError(f"label {highest} is not one of the classes 0..{class_count - 1}")
     return class_count or highest + 1
 
 
 def warn_if_signed(layers: Sequence[Layer]) -> None:
-    """Warn of nonlinearities whose selectivity has no bound."""
+    """Warn about nonlinearities with an unbounded selectivity."""
     signed = [layer for layer in layers if layer.kind not in NEVER_NEGATIVE]
     if signed:
         warnings.warn(
@@ -69,12 +69,12 @@ def warn_if_signed(layers: Sequence[Layer]) -> None:
 
 
 def warn_if_detached(module: nn.Module, responses: dict[str, Tensor]) -> None:
-    """Warn of responses that no gradient flows through."""
+    """Warn about responses without a gradient."""
     trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
     if trained and not any(response.requires_grad for response in responses.values()):
         warnings.warn(
             "the selectivity of this batch has no gradient: the network ran without gradients, or "
-            "in a checkpoint with use_reentrant=True, where use_reentrant=False is needed",
+            "in a checkpoint with use_reentrant=True instead of use_reentrant=False",
             UnitprobeWarning,
             stacklevel=3,
         )

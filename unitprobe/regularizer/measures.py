@@ -1,6 +1,6 @@
-"""What is regularized: measures of a batch from its class sums.
+"""The measures that can be regularized, computed from the class sums of a batch.
 
-Everything that a measure needs of a batch adds up over batches and processes: `BatchSums`.
+The class sums of several batches or processes are added: `BatchSums`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from unitprobe.metrics import selectivity_index
 
-#: What the regularizer adds to a loss; see `SelectivityRegularizer`.
+#: Names of the measures; see `SelectivityRegularizer`.
 RegularizedMeasure = Literal["class_selectivity", "class_selectivity_corrected", "d_prime"]
 
-#: Keeps a unit without any response at 0 and its gradient finite.
+#: Makes the measure of a unit without responses 0, and its gradient finite.
 EPSILON = 1e-7
 
 
@@ -28,14 +28,15 @@ class BatchSums:
     Attributes
     ----------
     counts : Tensor
-        (class_name,), stimuli of each class.
+        (class_name,), number of stimuli of each class.
     sums : Tensor
-        (class_name, unit), responses of each class.
+        (class_name, unit), sums of the responses to each class.
     other : Tensor
-        (class_name, unit): for d-prime the squared responses of each class, for the corrected
-        selectivity the responses of each class after a shuffle of the labels; otherwise (0, unit).
+        (class_name, unit): for d-prime the sums of squared responses to each class, for the
+        corrected selectivity those of the responses after a permutation of the labels; otherwise
+        (0, unit).
     size : Tensor
-        (unit,), absolute responses; 0 for a dead unit.
+        (unit,), sums of absolute responses; 0 for a dead unit.
     """
 
     counts: Tensor
@@ -44,12 +45,12 @@ class BatchSums:
     size: Tensor
 
     def packed(self) -> Tensor:
-        """Return everything as one vector, to be added up in one go."""
+        """Return everything as one vector, so that it can be added at once."""
         parts = (self.counts, self.sums, self.other, self.size)
         return torch.cat([part.reshape(-1) for part in parts])
 
     def unpacked(self, vector: Tensor) -> BatchSums:
-        """Return what `packed` made one vector of, in the shapes of these sums."""
+        """Return the inverse of `packed`, with the shapes of these sums."""
         parts = (self.counts, self.sums, self.other, self.size)
         split = torch.split(vector, [part.numel() for part in parts])
         counts, sums, other, size = (
@@ -61,14 +62,14 @@ class BatchSums:
 def batch_sums(
     responses: Tensor, labels: Tensor, class_count: int, measure: RegularizedMeasure
 ) -> BatchSums:
-    """Return the sums that a measure is computed from.
+    """Return the sums from which a measure is computed.
 
     Parameters
     ----------
     responses : Tensor
-        (stimulus, unit). Their gradient flows through all sums but the size.
+        (stimulus, unit). All sums except the size have their gradient.
     labels : Tensor
-        (stimulus,), integers 0..C-1; trusted.
+        (stimulus,), integers 0..C-1; not checked.
     class_count : int
         The number of classes C.
     measure : str
@@ -81,8 +82,8 @@ def batch_sums(
     elif measure == "d_prime":
         other = members @ responses.square()
     else:
-        shuffled = labels[torch.randperm(len(labels), device=labels.device)]
-        other = (shuffled == classes[:, None]).to(responses.dtype) @ responses
+        permuted = labels[torch.randperm(len(labels), device=labels.device)]
+        other = (permuted == classes[:, None]).to(responses.dtype) @ responses
     size = responses.detach().abs().sum(0)
     return BatchSums(members.sum(1), members @ responses, other, size)
 
@@ -91,7 +92,7 @@ def measure_units(sums: BatchSums, measure: RegularizedMeasure) -> Tensor:
     """Return the measure of each unit, (unit,); 0 where fewer than two classes have stimuli."""
     # Not `torch.where`, which copies a number to the device and makes the processor wait for it.
     too_few = (sums.counts > 0).sum() < 2
-    # Masked before and after: what is undefined would otherwise have a gradient of NaN.
+    # Masked before and after, because the gradient of an undefined value would be NaN.
     of_classes = sums.sums.masked_fill(too_few, 0.0)
     other = sums.other.masked_fill(too_few, 0.0)
     if measure == "d_prime":
@@ -110,7 +111,7 @@ def _selectivity(counts: Tensor, sums: Tensor) -> Tensor:
 
 
 def _d_prime(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
-    """Return the largest d-prime over classes, with epsilon in the denominator."""
+    """Return the largest d-prime over classes, (unit,), with epsilon in the denominator."""
     counts = counts[:, None]
     rest = (counts.sum() - counts).clamp(min=1)
     here = counts.clamp(min=1)
@@ -118,14 +119,14 @@ def _d_prime(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
     mean_of_rest = (sums.sum(0) - sums) / rest
     variance = (squares / here - mean.square()).clamp(min=0)
     variance_of_rest = ((squares.sum(0) - squares) / rest - mean_of_rest.square()).clamp(min=0)
-    # Inside the root, or the gradient of a unit without variance would be infinite.
+    # Inside the root, because the gradient of a unit without variance would be infinite.
     deviation = ((variance + variance_of_rest) / 2 + EPSILON).sqrt()
     by_class = ((mean - mean_of_rest) / deviation).masked_fill(counts == 0, -torch.inf)
     return by_class.amax(0)
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over the processes; so is its gradient, since each process has its own loss."""
+    """Sum a tensor over the processes, and its gradient too: each process has its own loss."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def sum_over_processes(sums: BatchSums) -> BatchSums:
-    """Return the sums over all processes of ``torch.distributed``, or as they are without it."""
+    """Return the sums over all processes of ``torch.distributed``; without it, the input."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return sums
     if torch.distributed.get_world_size() == 1:

@@ -1,7 +1,7 @@
-"""The mean over positions, with a backward pass that costs little beside the layer's own.
+"""The mean over positions, with a fast backward pass.
 
-Written plainly, the gradient of the mean is expanded over all positions, converted and added to
-the layer's gradient: passes over memory that cost more than the arithmetic of the whole term.
+In plain PyTorch, the gradient of the mean is expanded over all positions, converted and added to
+the gradient of the layer. These passes over memory cost more than the arithmetic of the whole term.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from unitprobe.means import mean_over_positions, position_axes
 
 
-def mean_beside(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
-    """Return the activation, to be passed on in its place, and its mean over positions.
+def activation_and_mean(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
+    """Return the activation, to be used instead of the original, and its mean over positions.
 
     Parameters
     ----------
@@ -27,22 +27,22 @@ def mean_beside(activation: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     activation : Tensor
-        The same values in the same memory. Where it is not passed on the mean has the same
-        gradient, for a little more time.
+        The same values in the same memory. If the network does not use it, the mean has the same
+        gradient, but takes a little longer.
     mean : Tensor
         (stimulus, unit), in single precision at least.
     """
     result: tuple[Tensor, Tensor]
-    result = _MeanBeside.apply(activation, activation, unit_axis % activation.ndim)
+    result = _ActivationAndMean.apply(activation, activation, unit_axis % activation.ndim)
     return result
 
 
-class _MeanBeside(torch.autograd.Function):
-    """The identity and the mean at once.
+class _ActivationAndMean(torch.autograd.Function):
+    """The identity and the mean in one operation.
 
-    The activation is given twice, so that two gradients go back to what computed it. Autograd adds
-    the second to the first in place if nobody else holds the first, as it alone can tell, and then
-    takes no memory for the sum.
+    The activation is an argument twice, so that it gets two gradients. Autograd adds the second to
+    the first in place, without more memory, if nothing else refers to the first. Only autograd
+    knows this.
     """
 
     @staticmethod
@@ -58,22 +58,22 @@ class _MeanBeside(torch.autograd.Function):
             return gradient, None, None
         positions = ctx.shape.numel() // max(1, ctx.shape[0] * ctx.shape[ctx.unit])
         share = (of_mean / max(1, positions)).to(ctx.dtype)
-        side_by_side = gradient is not None and gradient.stride(ctx.unit) == 1
-        return gradient, _at_every_position(share, ctx.shape, ctx.unit, side_by_side), None
+        units_last = gradient is not None and gradient.stride(ctx.unit) == 1
+        return gradient, _at_every_position(share, ctx.shape, ctx.unit, units_last), None
 
 
-def _at_every_position(share: Tensor, shape: torch.Size, unit: int, side_by_side: bool) -> Tensor:
-    """Return (stimulus, unit) in the shape of the activation, the same at every position.
+def _at_every_position(share: Tensor, shape: torch.Size, unit: int, units_last: bool) -> Tensor:
+    """Return (stimulus, unit) in the shape of the activation, with equal values at all positions.
 
-    It stands in memory once; or, for a map whose units lie side by side, once for each place in a
-    row of the map: a sum over as few as 16 values at a time is not vectorised, which is 15 times
-    slower in bfloat16.
+    It is in memory once. For a channels-last map it is there once for each position in a row of
+    the map: a sum over as few as 16 values at a time is not vectorized, which is 15 times slower in
+    bfloat16.
     """
-    *rows, place = position_axes(len(shape), unit) or [0]
-    if not (side_by_side and rows):
+    *rows, column = position_axes(len(shape), unit) or [0]
+    if not (units_last and rows):
         one = [length if axis in (0, unit) else 1 for axis, length in enumerate(shape)]
         return share.reshape(one).expand(shape)
-    width, units = shape[place], shape[unit]
+    width, units = shape[column], shape[unit]
     row = torch.cat([share] * width, dim=1)
-    strides = {0: width * units, place: units, unit: 1}
+    strides = {0: width * units, column: units, unit: 1}
     return row.as_strided(shape, [strides.get(axis, 0) for axis in range(len(shape))])

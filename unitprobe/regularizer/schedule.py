@@ -15,8 +15,8 @@ class AlphaSchedule:
     Attributes
     ----------
     parts : tuple of (float, float, int)
-        First value, value after the last epoch, and number of epochs of each part, in order. After
-        the last part its last value stays.
+        First value, value after the last epoch, and number of epochs of each part, in order. The
+        last value stays after the last part.
     """
 
     parts: tuple[tuple[float, float, int], ...]
@@ -41,7 +41,7 @@ def alpha_schedule(text: str | float) -> AlphaSchedule:
     Parameters
     ----------
     text : str or float
-        A number, for every epoch; or parts with a space between: ``"0*5 -20*85"`` is 0 for five
+        A number, for every epoch; or parts separated by spaces: ``"0*5 -20*85"`` is 0 for five
         epochs and then -20. ``"0..-1*5 -1"`` goes from 0 towards -1 in five equal steps, and is
         -1 from the sixth epoch on. The last part needs no number of epochs; its last value stays.
 
@@ -53,7 +53,7 @@ def alpha_schedule(text: str | float) -> AlphaSchedule:
     Raises
     ------
     OptionError
-        The text is no such schedule, or a value is not a finite number.
+        The text is not a schedule, or a value is not a finite number.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def _part(word: str, text: str, *, is_last: bool) -> tuple[float, float, int]:
         count = int(epochs) if star or not is_last else 1
     except ValueError:
         raise OptionError(
-            f"alpha {text!r}: {word!r} is no VALUE*EPOCHS or FIRST..LAST*EPOCHS; "
+            f"alpha {text!r}: {word!r} is not VALUE*EPOCHS or FIRST..LAST*EPOCHS; "
             'give a number, or a schedule such as "0*5 -20*85"'
         ) from None
     if not all(map(math.isfinite, ends)):

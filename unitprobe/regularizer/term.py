@@ -1,4 +1,4 @@
-"""The regularizer: watch a network train, and give the loss its term."""
+"""The regularizer: it records responses while a network trains and returns the loss term."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from unitprobe.regularizer.measures import (
     measure_units,
     sum_over_processes,
 )
-from unitprobe.regularizer.pooling import mean_beside
+from unitprobe.regularizer.pooling import activation_and_mean
 
 _NEEDS_EXAMPLE = (
     "the layers of a compiled network cannot be found while it runs: give the regularizer some "
@@ -49,47 +49,45 @@ class SelectivityRegularizer:
     Parameters
     ----------
     model : Network or nn.Module
-        The network that is trained. Of a network wrapped by ``torch.compile``,
-        ``DistributedDataParallel`` or ``DataParallel``, the network inside is meant.
+        The network that is trained. It may be wrapped by ``torch.compile``,
+        ``DistributedDataParallel`` or ``DataParallel``.
     layers : str, sequence of str or callable
         Which layers; see `unitprobe.layers.select_layers`. Never include the logits.
     alpha : float
-        Weight and sign. Note that some published code has the opposite sign. It may be set anew at
-        any time, such as by `alpha_schedule`.
+        Weight and sign. Some published code has the opposite sign. It can be changed at any time,
+        for example with `alpha_schedule`.
     measure : {"class_selectivity", "class_selectivity_corrected", "d_prime"}
-        What takes the place of SI: SI itself; SI less that of the same batch with its labels
-        shuffled, so that a small batch of many classes is not regularized for its noise; or
-        the largest d-prime over classes.
+        What is used as SI: the SI itself; the SI minus that of the same batch with permuted
+        labels, so that the noise of a small batch of many classes is not regularized; or the
+        largest d-prime over classes.
     weights : mapping of str to float, optional
-        Weight of layers in the mean over layers, by name or glob; 1 for those not named.
+        Weight of layers in the mean over layers, by name or glob; 1 for all others.
     leave_out_dead : bool
-        Whether the mean over units is one over those that respond to something in the batch. A
-        dead unit has an SI of 0, so that to suppress selectivity pays for killing units; left out,
-        it does not.
+        Whether the mean over units leaves out those without any response in the batch. A dead unit
+        has an SI of 0, so otherwise killing units reduces the loss when selectivity is suppressed.
     accumulation : int
-        The number of batches whose gradients are added before the optimizer takes a step. SI is
-        then that of the last so many batches together; see Notes.
+        The number of batches whose gradients are added before a step of the optimizer. The SI is
+        then that of this number of last batches together; see Notes.
     class_count : int, optional
-        The number of classes. Without it, each call takes the highest label, for which an
-        accelerator has to wait.
+        The number of classes. Without it, each call reads the highest label, which makes an
+        accelerator wait.
     example : Tensor, optional
-        Stimuli (stimulus, channel, y, x) to find the layers with when attached. Without them, the
-        layers are found in the first batch, which must then not be one of a compiled network.
+        Stimuli (stimulus, channel, y, x) for finding the layers in `attach`. Without them, the
+        layers are found in the first batch, which is not possible in a compiled network.
 
     Attributes
     ----------
     selectivity : Tensor or None
-        The measure of the last batch, a scalar without gradient; SI is 0..1.
+        The measure of the last batch, a scalar without gradient. The SI is in 0..1.
     layer_selectivity : dict of str to Tensor
-        That of each layer, likewise.
+        The same of each layer.
 
     Raises
     ------
     OptionError
-        `alpha` is not a finite number, or another argument is not among what is described.
+        `alpha` is not a finite number, or another argument is invalid.
     LayerNotFoundError
-        The selection matches no layer, or a weight none of the layers; raised when the layers are
-        found.
+        The selection, or a name in `weights`, matches no layer. Raised when the layers are found.
 
     Notes
     -----
@@ -98,13 +96,13 @@ class SelectivityRegularizer:
     (0.28 for 10 classes at batch size 128): the batch size is part of the method.
 
     Under ``torch.distributed``, class sums and counts are summed over all processes before the
-    ratio is taken, and the gradient is that of the whole batch once it is averaged over processes,
-    as ``DistributedDataParallel`` does.
+    ratio is computed. After averaging over processes, as in ``DistributedDataParallel``, the
+    gradient is that of the whole batch.
 
-    With ``accumulation=K`` the class sums of the last K - 1 batches are carried over, without
-    their graphs, so that the SI is that of a batch K times as large. The gradient flows through
-    the present batch, and is multiplied by K: with a loss divided by K, as is usual, the sum over
-    K batches is the gradient of the large batch, up to what the network changed since.
+    With ``accumulation=K`` the class sums of the last K - 1 batches are added, without their
+    graphs, so the SI is that of a batch K times as large. The gradient flows through the present
+    batch only and is multiplied by K. With a loss divided by K, as is usual, the sum over K batches
+    is the gradient of the large batch, except for changes of the network in between.
 
     Examples
     --------
@@ -147,7 +145,7 @@ class SelectivityRegularizer:
         self._accumulation = accumulation
         self._class_count = class_count
         self._example = example
-        # Of the layers that the last batch reached, kept so that no batch has to wait for them.
+        # Cached for the layers that the last batch reached, so that a batch need not wait for them.
         self._layer_of_unit: dict[tuple[int, ...], Tensor] = {}
         self._share_of_layer: dict[tuple[str, ...], Tensor] = {}
         self._responses: dict[str, Tensor] = {}
@@ -166,7 +164,7 @@ class SelectivityRegularizer:
         self._alpha = value
 
     def attach(self) -> SelectivityRegularizer:
-        """Put the hooks in place; they stay until `detach`."""
+        """Add the hooks; they stay until `detach`."""
         self.detach()
         if self._example is not None:
             self._find_layers((self._example,), {})
@@ -207,10 +205,11 @@ class SelectivityRegularizer:
         Raises
         ------
         OptionError
-            No batch has gone through the network since the last call.
+            No batch has run through the network since the last call.
         LabelError
-            There is not one label for each stimulus, or one is no class. On an accelerator, where
-            to look at labels would mean to wait, the latter is PyTorch's own error.
+            The number of labels is not that of the stimuli, or a label is not a class. On an
+            accelerator a label outside of `class_count` raises PyTorch's own error, because
+            reading labels would make it wait.
         """
         responses, self._responses = self._responses, {}
         if not responses:
@@ -219,7 +218,7 @@ class SelectivityRegularizer:
                 "example=images and before the first batch), run the network, then call it once"
             )
         warn_if_detached(self._module, responses)
-        # Of the responses: labels may lie on the CPU beside a network on a GPU.
+        # The device of the responses, because labels may be on the CPU.
         device = next(iter(responses.values())).device
         with torch.autocast(device.type, enabled=False):
             return self._term(responses, labels)
@@ -239,7 +238,7 @@ class SelectivityRegularizer:
         self.layer_selectivity = dict(zip(responses, of_layers.detach(), strict=True))
         self.selectivity = selectivity.detach()
         if not self.alpha:
-            return torch.zeros_like(self.selectivity)  # no term, and no backward pass for it
+            return torch.zeros_like(self.selectivity)  # without a backward pass
         if self._accumulation > 1:
             scaled = self._accumulation * selectivity
             selectivity = scaled + (selectivity - scaled).detach()
@@ -268,7 +267,7 @@ class SelectivityRegularizer:
         return share
 
     def _with_earlier(self, sums: BatchSums) -> BatchSums:
-        """Return sums of this batch and of those carried over, and carry this one over too."""
+        """Return the sums of this batch and the earlier ones, and keep those of this batch."""
         if self._accumulation == 1:
             return sums
         total = sums.packed()
@@ -288,15 +287,15 @@ class SelectivityRegularizer:
         return next(matching, 1.0)
 
     def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if CallWatcher.someone_is_alone():
-            return  # a pass that only looks at the network
+        if CallWatcher.is_any_suspending():
+            return  # a pass that only inspects the network
         if torch.compiler.is_compiling():
             raise OptionError(_NEEDS_EXAMPLE)
         find: Callable[..., None] = self._find_layers
         if "torch._dynamo" in sys.modules:  # which takes a second to load
             find = torch.compiler.disable(find)  # type: ignore[no-untyped-call]
         find(args, kwargs)
-        # PyTorch has collected the hooks of this pass already, so the watcher is told of it.
+        # PyTorch has collected the hooks of this pass already, so the new one does not run.
         assert self._watcher is not None
         self._watcher.begin()
 
@@ -317,10 +316,12 @@ class SelectivityRegularizer:
             if not any(_matches(name, glob) for name in names):
                 near = ", ".join(nearest(glob, names))
                 raise LayerNotFoundError(
-                    f"weights: {glob!r} is none of the {len(names)} layers; the nearest are {near}"
+                    f"weights: {glob!r} matches none of the {len(names)} layers; nearest: {near}"
                 )
         if not sum(map(self._weight, names)):
-            raise OptionError(f"weights: all {len(names)} layers have weight 0; give one some")
+            raise OptionError(
+                f"weights: all {len(names)} layers have weight 0; give a positive weight to one"
+            )
 
     def _forget(self) -> None:
         self._responses.clear()
@@ -328,10 +329,10 @@ class SelectivityRegularizer:
     def _keep(self, layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor | None:
         assert layer.unit_axis is not None
         if torch.compiler.is_compiling() or not activation.requires_grad:
-            # A compiler merges the passes over memory itself.
+            # A compiler merges the passes over memory.
             self._responses[layer.name] = mean_over_positions(activation, layer.unit_axis)
             return None
-        passed_on, mean = mean_beside(activation, layer.unit_axis)
+        passed_on, mean = activation_and_mean(activation, layer.unit_axis)
         self._responses[layer.name] = mean
         return passed_on
 

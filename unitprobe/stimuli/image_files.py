@@ -1,4 +1,4 @@
-"""Image files, each read when it is asked for."""
+"""Image files that are read one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIECES, _PIECE = 16, 4096
 
 
 class ImageFiles:
-    """Image files as a sequence of RGB images, each read when it is asked for."""
+    """A sequence of RGB images, each read from its file when it is accessed."""
 
     dtype = np.dtype(np.uint8)
 
@@ -35,7 +35,7 @@ class ImageFiles:
         try:
             with Image.open(path) as image:
                 if image.mode.startswith(("I", "F")):
-                    # PIL would clip such pixels to 255: a white image.
+                    # PIL would clip such pixels to 255, which gives a white image.
                     raise ValueError(f"pixels of mode {image.mode}, not 8 bits")
                 return image.convert("RGB")
         except Exception as error:  # PIL's decoders raise errors of many kinds
@@ -43,10 +43,10 @@ class ImageFiles:
             raise ImageError(f"image {path} cannot be read: {problem}") from error
 
     def describe(self, index: int) -> str:
-        """Return what stands for the contents of one image: path, size, and a hash of a sample.
+        """Return path, size and hash of one file, to detect that its contents have changed.
 
-        The sample is a file of up to 64 KiB as a whole, and of a larger one 16 pieces of 4 KiB,
-        evenly spread, the first and the last bytes among them.
+        The hash is of the whole file up to 64 KiB. For a larger file it is of 16 pieces of 4 KiB,
+        evenly spread from the first to the last byte.
         """
         path = self.root / self.paths[index]
         try:

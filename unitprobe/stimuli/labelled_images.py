@@ -16,16 +16,16 @@ import torch
 from unitprobe.errors import LabelError, StimuliError
 from unitprobe.stimuli.image_files import ImageFiles
 
-#: Images that are hashed together.
+#: Number of images that are hashed together.
 _HASHED = 256
 
 
 class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Labelled images, each with a name that stays the same: a torch data set.
+    """Labelled images with fixed ids, as a torch data set.
 
-    Images of bytes become PIL images and go through the transform. **Images of floats are taken as
-    inputs ready for the network: they are given out as float32 tensors and no transform ever
-    touches them**; `ready` is then True and `transform` None.
+    Images of bytes become PIL images and go through the transform. **Images of floats are inputs
+    ready for the network: they are returned as float32 tensors, without any transform**; `ready`
+    is then True and `transform` None.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
     transform : callable, optional
         Preprocessing of one PIL image.
     name : str
-        What the set is called.
+        Name of the set.
 
     Attributes
     ----------
@@ -52,14 +52,14 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
     transform : callable or None
     name : str
     ready : bool
-        Whether the images are network inputs that no transform touches.
+        Whether the images are network inputs, which have no transform.
 
     Raises
     ------
     StimuliError
-        No images, images of a wrong shape, type or number, NaN pixels, repeated ids.
+        There are no images, or they have a wrong shape, type or number, NaN pixels or repeated ids.
     LabelError
-        Labels that are not integers from 0, of a wrong number, or leave a class without images.
+        The labels are not integers from 0, have a wrong number, or leave a class without images.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         if isinstance(images, np.ndarray):
             _check_pixels(images, name)
         self._images = images
-        self._places = np.arange(len(images))
+        self._indices = np.arange(len(images))
         # A list of tensors or arrays shows its type only in its items.
         typed = images if hasattr(images, "dtype") else images[0]
         self.ready = "float" in str(getattr(typed, "dtype", ""))
@@ -98,19 +98,19 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         self.name = name
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = _as_image(self._images[int(self._places[index])])
+        image = _as_image(self._images[int(self._indices[index])])
         if self.transform is not None:
             image = self.transform(image)
         return image, int(self.labels[index])
 
     def ready_images(self, indices: npt.ArrayLike, *, pinned: bool = False) -> torch.Tensor | None:
-        """Return network inputs (stimulus, channel, y, x) at once, as a copy.
+        """Return a copy of network inputs, (stimulus, channel, y, x).
 
-        None where they are not `ready` in one array in memory, so that each is read by itself.
-        `pinned` copies them to pinned memory.
+        None if they are not `ready` in one array in memory, so that each has to be read by itself.
+        With `pinned` the copy is in pinned memory.
 
         Examples
         --------
@@ -121,11 +121,11 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         one_by_one = type(self).__getitem__ is not Stimuli.__getitem__
         if one_by_one or not self.ready or not isinstance(self._images, np.ndarray):
             return None
-        places = self._places[np.asarray(indices)]
-        # In memory of PyTorch's own: how NumPy's is aligned can change the last bit of a result.
-        shape = (len(places), *self._images.shape[1:])
+        chosen = self._indices[np.asarray(indices)]
+        # In PyTorch's memory, because the alignment of NumPy's can change the last bit of results.
+        shape = (len(chosen), *self._images.shape[1:])
         images = torch.empty(shape, dtype=torch.float32, pin_memory=pinned)
-        images.numpy()[...] = _rows(self._images, places)
+        images.numpy()[...] = _take(self._images, chosen)
         return images
 
     def __repr__(self) -> str:
@@ -133,34 +133,34 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of images, ids, labels and class names, whatever the transform.
+        """Hash of images, ids, labels and class names, without the transform.
 
-        Of a folder's images the path, the size and a hash of up to 64 KiB of each file stand for
-        the contents. Computed afresh at each access.
+        For image files it contains the path, the size and a hash of up to 64 KiB of each. Computed
+        at each access.
         """
         digest = hashlib.sha256()
         digest.update(repr([self.class_names, self.ids.tolist(), self.labels.tolist()]).encode())
-        blocks = [self._places[i : i + _HASHED] for i in range(0, len(self), _HASHED)]
-        # All cores hash an array, or files; another kind of sequence may not bear several readers.
+        blocks = [self._indices[i : i + _HASHED] for i in range(0, len(self), _HASHED)]
+        # All cores hash an array, or files; another sequence may not support several readers.
         threads = None if isinstance(self._images, np.ndarray | ImageFiles) else 1
         with ThreadPoolExecutor(threads) as pool:
             for part in pool.map(self._digest, blocks):
                 digest.update(part)
         return digest.hexdigest()
 
-    def _digest(self, places: npt.NDArray[np.intp]) -> bytes:
+    def _digest(self, indices: npt.NDArray[np.intp]) -> bytes:
         kinds, pixels = hashlib.sha256(), hashlib.sha256()
         if isinstance(self._images, np.ndarray):
-            # At once, for threads that hash image by image wait for each other most of the time.
-            rows = np.ascontiguousarray(_rows(self._images, places))
+            # At once, because threads that hash image by image mostly wait for each other.
+            rows = np.ascontiguousarray(_take(self._images, indices))
             kinds.update(f" {rows.dtype} {rows.shape[1:]}".encode() * len(rows))
             pixels.update(rows.data)
             return kinds.digest() + pixels.digest()
-        for place in places.tolist():
+        for index in indices.tolist():
             if isinstance(self._images, ImageFiles):
-                kinds.update(self._images.describe(place).encode())
+                kinds.update(self._images.describe(index).encode())
                 continue
-            source = self._images[place]
+            source = self._images[index]
             source = source if isinstance(source, np.ndarray) else _as_image(source)
             image = np.ascontiguousarray(source)
             kinds.update(f"{getattr(source, 'mode', '')} {image.dtype} {image.shape}".encode())
@@ -168,26 +168,26 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         return kinds.digest() + pixels.digest()
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Stimuli:
-        """Return the same stimuli, sharing the images, with another transform.
+        """Return the same stimuli, with the same images in memory and another transform.
 
-        Stimuli that are `ready` stay without one.
+        Stimuli that are `ready` never have one.
         """
         other = copy.copy(self)
         other.transform = None if self.ready else transform
         return other
 
     def select(self, indices: npt.ArrayLike) -> Stimuli:
-        """Return some of the stimuli, sharing the images, with all the class names.
+        """Return some of the stimuli, with the same images in memory and all class names.
 
         Parameters
         ----------
         indices : array of int, or of bool (n,)
-            Which, in the order wanted, each at most once.
+            Which stimuli, in this order, each at most once.
 
         Raises
         ------
         StimuliError
-            An index is out of range or repeated, or there is none.
+            An index is out of range or repeated, or there are no indices.
 
         Examples
         --------
@@ -201,7 +201,7 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not len(chosen):
             raise StimuliError(
                 f"stimuli {self.name!r}: indices of shape {chosen.shape} and type {chosen.dtype} "
-                f"select none; give a list of integers, or {len(self)} booleans"
+                f"are invalid; give a list of integers, or {len(self)} booleans"
             )
         wrong = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(wrong):
@@ -212,14 +212,14 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
             twice = Counter(chosen.tolist()).most_common(1)[0][0]
             raise StimuliError(f"stimuli {self.name!r}: index {twice} is selected more than once")
         other = copy.copy(self)
-        other._places, other.labels, other.ids = (
-            values[chosen] for values in (self._places, self.labels, self.ids)
+        other._indices, other.labels, other.ids = (
+            values[chosen] for values in (self._indices, self.labels, self.ids)
         )
         return other
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Return the axis of the channels of an image of bytes, -1 or 0, or None if there is none."""
+    """Return the channel axis of an image of bytes: -1, 0, or None if there is none."""
     return next((axis for axis in (-1, 0) if shape[axis] in (1, 3)), None)
 
 
@@ -243,7 +243,7 @@ def _check_pixels(images: npt.NDArray[Any], name: str) -> None:
     if 0 in shape:
         raise StimuliError(f"stimuli {name!r}: images have shape {shape}, which holds no pixels")
     if dtype.kind == "f":
-        # Extremes carry NaN and infinity without a copy of the images.
+        # The extremes show NaN and infinity without a copy of the images.
         axes = (1, 2, 3)
         bad = ~np.isfinite(images.min(axis=axes)) | ~np.isfinite(images.max(axis=axes))
         if bad.any():
@@ -278,7 +278,7 @@ def _check_class_names(
     if present[-1] >= count:
         raise LabelError(f"stimuli {name!r}: label {present[-1]} has no name among {count} classes")
     if len(present) < count:
-        # Classes count from 0, so the first gap is where the two sequences part.
+        # Classes count from 0, so the first gap is where the two sequences differ.
         gap = next((i for i, label in enumerate(present) if i != label), len(present))
         called = "" if class_names is None else f" ({class_names[gap]!r})"
         raise LabelError(
@@ -308,15 +308,17 @@ def _check_ids(
     return np.array(listed, dtype=np.str_)
 
 
-def _rows(images: npt.NDArray[Any], places: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Return some of the images, without a copy where they follow each other."""
-    first = int(places[0]) if len(places) else 0
-    stop = first + len(places)
-    return images[first:stop] if np.array_equal(places, np.arange(first, stop)) else images[places]
+def _take(images: npt.NDArray[Any], indices: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Return some of the images, without a copy if they are consecutive."""
+    first = int(indices[0]) if len(indices) else 0
+    stop = first + len(indices)
+    return (
+        images[first:stop] if np.array_equal(indices, np.arange(first, stop)) else images[indices]
+    )
 
 
 def _as_image(source: Any) -> Any:
-    """Return floats as a float32 tensor and bytes as a PIL image."""
+    """Convert floats to a float32 tensor and bytes to a PIL image."""
     dtype = str(getattr(source, "dtype", ""))
     if "float" in dtype:
         return torch.as_tensor(source).detach().to(torch.float32, copy=True)

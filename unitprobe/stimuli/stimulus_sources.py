@@ -1,4 +1,4 @@
-"""Find and read stimuli by their name."""
+"""Find and read stimuli by their name: digits, folders, CIFAR, arrays."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def load_stimuli(
         - ``"digits"``: 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn, a
           fifth of each class for testing.
         - ``"imagefolder:DIR"``: a folder of images for each class, in DIR, or in DIR/SPLIT where
-          DIR is divided into splits. "test" falls back to "val".
+          DIR is divided into splits. Without a folder "test", "val" is used.
         - ``"cifar10:DIR"``, ``"cifar100:DIR"``: as torchvision keeps them in DIR.
-        - ``"array:FILE.npz"``: images ``x`` and labels ``y`` as `Stimuli` takes them, and perhaps
-          ``class_names``. **Float images are network inputs that no transform touches.**
+        - ``"array:FILE.npz"``: images ``x`` and labels ``y`` as for `Stimuli`, and optionally
+          ``class_names``. **Float images are network inputs: no transform is applied.**
     transform : callable, optional
-        Preprocessing of one PIL image; a recording uses the network's own if there is none.
+        Preprocessing of one PIL image; by default a recording uses that of the network.
     split : {"test", "train", "val", "all"}
-        Which part. A folder or file that is not divided is used whole, whatever the split.
+        Which part. A folder or file without splits is always used as a whole.
     limit : int, optional
-        Take this many images, as evenly over the classes as can be, in their order.
+        Take this many images, as evenly over the classes as possible, in their order.
     seed : int
-        Which images `limit` takes. A smaller limit takes some of those of a larger one.
+        Seed of the choice of images. A smaller limit takes some of the images of a larger one.
 
     Raises
     ------
     StimuliError
-        The spec or split is unknown, the data are absent or malformed, the limit is below the
-        number of classes.
+        The spec or split is unknown, the data are missing or malformed, or the limit is less than
+        the number of classes.
     LabelError
         The labels are missing or malformed, or there is only one class.
     ImageError
-        Later, when an image is read that cannot be decoded.
+        When an image is read, if it cannot be decoded.
 
     Examples
     --------
@@ -65,28 +65,22 @@ def load_stimuli(
     >>> np.bincount(digits.labels)
     array([2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
-    kind, _, place = spec.partition(":")
-    readers: dict[str, Callable[[str, str, str], Stimuli]] = {
-        "imagefolder": _load_folder,
-        "cifar10": _load_cifar,
-        "cifar100": _load_cifar,
-        "array": _load_array,
-    }
-    if spec != "digits" and (kind not in readers or not place):
-        raise StimuliError(f"no stimuli are named {spec!r}; give {_FORMS}")
+    kind, _, location = spec.partition(":")
+    if spec != "digits" and (kind not in _READERS or not location):
+        raise StimuliError(f"unknown stimuli {spec!r}; give {_FORMS}")
     _check_split(split, (*_SPLITS, "all"), spec)
-    stimuli = _load_digits(split) if spec == "digits" else readers[kind](spec, place, split)
+    stimuli = _load_digits(split) if spec == "digits" else _READERS[kind](spec, location, split)
     if limit is not None:
         stimuli = stimuli.select(_balanced(stimuli, limit, seed))
     return stimuli.with_transform(transform)
 
 
 def _balanced(stimuli: Stimuli, limit: int, seed: int) -> npt.NDArray[np.intp]:
-    """Choose `limit` indices, as evenly over the classes as can be, in order."""
+    """Choose `limit` indices, as evenly over the classes as possible, in order."""
     try:
         limit = operator.index(limit)
     except TypeError:
-        raise StimuliError(f"limit is {limit!r}; it is a number of images") from None
+        raise StimuliError(f"limit is {limit!r}; give a number of images") from None
     if seed < 0:
         raise OptionError(f"seed={seed} is negative; give 0 or more")
     classes = len(stimuli.class_names)
@@ -95,7 +89,7 @@ def _balanced(stimuli: Stimuli, limit: int, seed: int) -> npt.NDArray[np.intp]:
             f"limit={limit} is less than one image for each of the {classes} classes of "
             f"{stimuli.name!r}; use a limit of {classes} or more"
         )
-    # The rank of each image in its shuffled class: the lowest ranks are an even choice.
+    # The rank of each image in its shuffled class; the lowest ranks are an even choice.
     rng = np.random.default_rng(seed)
     rank = np.empty(len(stimuli), dtype=np.int64)
     for label in range(classes):
@@ -123,8 +117,8 @@ def _load_digits(split: str) -> Stimuli:
     return stimuli.select(chosen)
 
 
-def _load_folder(spec: str, place: str, split: str) -> Stimuli:
-    root = Path(place)
+def _load_folder(spec: str, location: str, split: str) -> Stimuli:
+    root = Path(location)
     if not root.is_dir():
         raise StimuliError(f"{spec!r}: no folder {root}")
     divisions = [name for name in _SPLITS if _is_division(root / name)]
@@ -157,7 +151,7 @@ def _load_folder(spec: str, place: str, split: str) -> Stimuli:
 
 
 def _check_text(spec: str, paths: list[str]) -> None:
-    """Refuse names that are no text: they are the ids of the stimuli, and stand in files."""
+    """Raise an error for names that are not text, because they become ids in files."""
     for path in paths:
         try:
             path.encode()
@@ -172,47 +166,59 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _is_division(folder: Path) -> bool:
-    """Tell a split, which holds folders, from a class called "train", which holds images."""
+    """Tell whether a folder is a split, which has folders, and not a class, which has images."""
     if not folder.is_dir() or not _class_folders(folder):
         return False
     return not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
 
 
-def _load_cifar(spec: str, place: str, split: str) -> Stimuli:
+def _load_cifar(spec: str, location: str, split: str) -> Stimuli:
     from torchvision import datasets
 
     kind = spec.partition(":")[0]
     _check_split(split, ("train", "test"), spec)
     family = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
     try:
-        data = family(place, train=split == "train", download=False)
+        data = family(location, train=split == "train", download=False)
     except (RuntimeError, OSError) as error:
         raise StimuliError(
-            f"{spec!r}: {Path(place) / family.base_folder} is absent or damaged; torchvision keeps "
-            f"{kind} there; 'imagefolder:DIR' reads a folder of images"
+            f"{spec!r}: {Path(location) / family.base_folder} is missing or damaged; torchvision "
+            f"keeps {kind} there; 'imagefolder:DIR' reads a folder of images"
         ) from error
     ids = [f"{kind}/{split}/{index:05d}" for index in range(len(data.targets))]
     return Stimuli(data.data, data.targets, data.classes, ids, name=spec)
 
 
-def _load_array(spec: str, place: str, split: str) -> Stimuli:
+def _load_array(spec: str, location: str, split: str) -> Stimuli:
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with np.load(location, allow_pickle=False) as file:
             held = {key: file[key] for key in ("x", "y", "class_names") if key in file}
     except FileNotFoundError:
-        raise StimuliError(f"{spec!r}: no file {place}") from None
-    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise StimuliError(f"{spec!r}: no file {location}") from None
+    except Exception as error:  # zipfile, zlib and numpy raise errors of their own
         problem = " ".join(str(error).split())
-        raise StimuliError(f"{spec!r}: {place} is not a readable .npz file: {problem}") from error
+        raise StimuliError(
+            f"{spec!r}: {location} is not a readable .npz file: {problem}"
+        ) from error
     if "x" not in held:
-        raise StimuliError(f"{spec!r}: {place} holds no images 'x'")
+        raise StimuliError(f"{spec!r}: {location} holds no images 'x'")
     if "y" not in held:
-        raise LabelError(f"{spec!r}: {place} holds no labels 'y'")
+        raise LabelError(f"{spec!r}: {location} holds no labels 'y'")
     names = held.get("class_names")
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
         raise LabelError(f"{spec!r}: class_names has type {names.dtype}; an array of str is needed")
     listed = None if names is None else names.astype(str).tolist()
     return Stimuli(held["x"], held["y"], listed, name=spec)
+
+
+#: By the word before the colon: a function of the full spec, the part after the colon, and the
+#: split.
+_READERS: dict[str, Callable[[str, str, str], Stimuli]] = {
+    "imagefolder": _load_folder,
+    "cifar10": _load_cifar,
+    "cifar100": _load_cifar,
+    "array": _load_array,
+}
 
 
 def _check_split(split: str, known: tuple[str, ...], spec: str) -> None:

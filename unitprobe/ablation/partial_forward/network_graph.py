@@ -129,7 +129,7 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
             evaluating(module),
             torch.no_grad(),
             watch_layers(module, layers, mark) as watcher,
-            watcher.alone(),
+            watcher.suspending_others(),
         ):
             warnings.simplefilter("ignore")
             program = torch.export.export(
