@@ -156,7 +156,9 @@ class TestRecurrentNetworks:
 
         model = Mistaken()
         layers = list_layers(model, input_size=(3, 8, 8))
-        with pytest.raises(LayerError, match="batch_first=False its first axis is time steps"):
+        with pytest.raises(
+            LayerError, match="batch_first=False its first axis is that of time steps"
+        ):
             select_layers(model, layers, "lstm[0]")
 
 

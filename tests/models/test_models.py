@@ -321,7 +321,7 @@ class TestWeights:
                 return pytest.fail, ("code from the file ran",)
 
         torch.save({"state_dict": Trap()}, tmp_path / "w.pt")
-        with pytest.raises(WeightsError, match="holds Python objects, which are not run"):
+        with pytest.raises(WeightsError, match="holds Python objects, which are never executed"):
             self.load(tmp_path / "w.pt")
 
     @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ class TestFingerprint:
 
     @pytest.mark.parametrize("module", [nn.LazyLinear(2), nn.Linear(2, 2, device="meta")])
     def test_weights_without_values(self, module):
-        with pytest.raises(ModelError, match="has no values yet for its weight 'bias'"):
+        with pytest.raises(ModelError, match="has no values yet in its weight 'bias'"):
             _ = Network(module).fingerprint
 
 
