@@ -349,3 +349,38 @@ def test_the_weights_of_another_network_are_refused(tree):
     other = networks.ReusedInPlace()
     with pytest.raises(StoreError, match=r"the recording is of weights \w+, the network has \w+"):
         up.analyze(tree, metrics=["gini"], model=other)
+
+
+def test_paths_are_opened_and_other_trees_refused_in_one_line(tmp_path, tree, analysis):
+    path = up.save_tree(analysis, tmp_path / "analysis.h5")
+    assert up.unit_table(str(path)).equals(up.unit_table(analysis))
+    assert up.layer_table(path).equals(up.layer_table(analysis))
+    for table in (up.unit_table, up.layer_table):
+        with pytest.raises(StoreError, match=rf"{table.__name__} takes an .*recording; analyze it"):
+            table(tree)
+    with pytest.raises(StoreError, match="analyze takes a recording, its path, or a network"):
+        up.analyze(path)
+
+
+def test_a_path_is_analyzed_as_its_recording(tmp_path):
+    stored = up.record(networks.build_tiny(), make_stimuli(20), tmp_path / "store.h5")
+    found = up.analyze(str(tmp_path / "store.h5"), metrics=["gini"])
+    xr.testing.assert_identical(found, up.analyze(stored, metrics=["gini"]))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"stimuli": make_stimuli(4)}, {"layers": "relu"}, {"pool": "max"}, {"memory": "1GB"}],
+)
+def test_options_of_networks_have_no_effect_on_a_recording(tree, option):
+    with pytest.raises(OptionError, match=f"{next(iter(option))}=.* has no effect on a recording"):
+        up.analyze(tree, **option)
+
+
+def test_every_variable_says_what_it_is(tree):
+    found = up.analyze(tree, n_permutations=5, n_bootstrap=5)
+    for node in (found, found["relu"]):
+        for name, variable in node.to_dataset(inherit=False).data_vars.items():
+            assert variable.attrs["long_name"], name
+            assert variable.attrs["units"], name
+    assert found["relu"]["class_selectivity"].attrs["valid_range"] == [0, 1]

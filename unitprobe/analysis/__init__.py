@@ -5,6 +5,7 @@ from unitprobe.analysis.driver import analyze
 from unitprobe.analysis.result_tables import (
     add_false_discovery_rates,
     layer_table,
+    open_result,
     summarize_layers,
     unit_table,
     warn_if_signed,
@@ -16,6 +17,7 @@ __all__ = [
     "analyze",
     "compare_analyses",
     "layer_table",
+    "open_result",
     "read_responses",
     "summarize_layers",
     "unit_table",

@@ -1,7 +1,8 @@
-"""The result of an analysis as tables, and what is computed over all layers together."""
+"""The result of an analysis as tables, and the statistics of all layers together."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,22 +12,40 @@ import pandas as pd
 import xarray as xr
 
 from unitprobe import inference
-from unitprobe.errors import UnitprobeWarning
+from unitprobe.errors import StoreError, UnitprobeWarning
 from unitprobe.metrics.registry import MEASURES, measures, variable_attributes
+from unitprobe.store import content_of, open_store
 
 
-def unit_table(tree: xr.DataTree) -> pd.DataFrame:
+def unit_table(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
     """Return the per-unit statistics of an analysis or ablation, one row per unit of every layer.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree or path
+        From `analyze` or `ablate`, or its path.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer``, ``unit``, and a column for each variable (unit,); ``preferred_class_name`` too.
+
+    Raises
+    ------
+    StoreError
+        It is another kind of tree.
 
     Examples
     --------
     >>> import numpy as np, xarray as xr
     >>> node = xr.Dataset({"gini": ("unit", np.array([0.5, 0.25]))}, coords={"unit": [0, 1]})
-    >>> unit_table(xr.DataTree.from_dict({"relu": node}))
+    >>> root = xr.Dataset(attrs={"unitprobe_content": "analysis"})
+    >>> unit_table(xr.DataTree.from_dict({"/": root, "relu": node}))
       layer  unit  gini
     0  relu     0  0.50
     1  relu     1  0.25
     """
+    tree = open_result(tree, "unit_table", "analysis", "ablation")
     tables = []
     for layer, node in tree.children.items():
         dataset = node.to_dataset(inherit=False)
@@ -35,31 +54,68 @@ def unit_table(tree: xr.DataTree) -> pd.DataFrame:
         table.insert(0, "layer", layer)
         if "preferred_class" in table and "class_name" in tree.coords:
             names = np.append(tree.coords["class_name"].to_numpy().astype(object), "")
-            place = table.columns.get_loc("preferred_class")
-            assert isinstance(place, int)
-            table.insert(place + 1, "preferred_class_name", names[table["preferred_class"]])
+            position = table.columns.get_loc("preferred_class")
+            assert isinstance(position, int)
+            table.insert(position + 1, "preferred_class_name", names[table["preferred_class"]])
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def layer_table(tree: xr.DataTree) -> pd.DataFrame:
+def layer_table(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
     """Return the per-layer summary of an analysis, one row per layer.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree or path
+        From `analyze`, or its path.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer``, ``units``, and the mean over units of each statistic.
+
+    Raises
+    ------
+    StoreError
+        It is another kind of tree.
 
     Examples
     --------
     >>> import xarray as xr
     >>> layers = xr.Dataset({"gini": ("layer", [0.5])}, coords={"layer": ["relu"]})
+    >>> layers.attrs["unitprobe_content"] = "analysis"
     >>> layer_table(xr.DataTree(layers))
       layer  gini
     0  relu   0.5
     """
-    dataset = tree.to_dataset()
+    dataset = open_result(tree, "layer_table", "analysis").to_dataset()
     columns = [name for name, variable in dataset.items() if variable.dims == ("layer",)]
     return dataset[columns].to_dataframe().reset_index()
 
 
+def open_result(
+    tree: xr.DataTree | str | os.PathLike[str], function: str, *contents: str
+) -> xr.DataTree:
+    """Return a tree, or open its path, if it holds what `function` takes.
+
+    Raises
+    ------
+    StoreError
+        It holds none of `contents`, such as ``"analysis"``.
+    """
+    opened = tree if isinstance(tree, xr.DataTree) else open_store(tree)
+    content = content_of(opened)
+    if content not in contents:
+        advice = "; analyze it first" if content == "recording" else ""
+        raise StoreError(
+            f"{function} takes an {' or an '.join(contents)}, and this tree holds: "
+            f"{content}{advice}"
+        )
+    return opened
+
+
 def warn_if_signed(negative: Mapping[str, int], signed: str, names: Sequence[str]) -> None:
-    """Warn of negative responses that measures made for none were computed from.
+    """Warn of negative responses where a measure assumes non-negative ones.
 
     `negative` holds their number by layer, `names` the statistics.
     """

@@ -1,4 +1,4 @@
-"""What the network says of its units beside their responses: the norms of their weights."""
+"""The norms of the weights of units beside the statistics of their responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_weight_norms(
 ) -> None:
     """Add the norms of the weights into and out of each unit to the node of each layer.
 
-    NaN where they cannot be told, and in a layer that `example` does not reach.
+    NaN where they cannot be determined, and in a layer that `example` does not reach.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def check_weights(tree: xr.DataTree, model: Network | nn.Module) -> None:
     Raises
     ------
     StoreError
-        Its weights are others.
+        It has other weights.
     """
     recorded, given = tree.attrs.get("weights_fingerprint"), as_network(model).fingerprint
     if recorded != given:

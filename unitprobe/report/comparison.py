@@ -18,7 +18,7 @@ from unitprobe.plots import has, layer_values, printable, rank_correlation, unit
 from unitprobe.report.columns import Column, all_units, digits, make_table, percent, points, text
 from unitprobe.report.findings import dead_count, selective_count, within_layer_correlation
 from unitprobe.report.folder import PAGE, check_folder, csv, render, write_folder
-from unitprobe.report.page import check_trees, draw
+from unitprobe.report.page import draw, open_trees
 
 _NAN = float("nan")
 
@@ -108,7 +108,7 @@ def write_comparison(
     if not names or len(set(names)) < len(names):
         raise OptionError(f"networks are named {names}; give at least one, each of its own name")
     for network in networks:
-        check_trees(network.analysis, network.ablation)
+        open_trees(network.analysis, network.ablation)
     table = comparison_table(networks)
     files: dict[str, bytes] = {"comparison.csv": csv(table)}
     picture = draw(

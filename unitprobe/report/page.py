@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from unitprobe import plots
-from unitprobe.analysis import layer_table
+from unitprobe.analysis import layer_table, open_result
 from unitprobe.errors import StoreError
 from unitprobe.metrics.registry import MEASURES
 from unitprobe.plots import has, layer_values, require, unit_counts
@@ -27,7 +27,6 @@ from unitprobe.report.columns import (
 )
 from unitprobe.report.findings import describe, limits
 from unitprobe.report.folder import PAGE, check_folder, csv, render, svg, write_folder
-from unitprobe.store import content_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,10 +58,10 @@ class Picture:
 
 
 def write_report(
-    analysis: xr.DataTree,
+    analysis: xr.DataTree | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    ablation: xr.DataTree | None = None,
+    ablation: xr.DataTree | str | os.PathLike[str] | None = None,
     title: str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -70,11 +69,12 @@ def write_report(
 
     Parameters
     ----------
-    analysis : DataTree
-        From `analyze`. Sections whose statistics it lacks are left out, and the page says so.
+    analysis : xarray.DataTree or path
+        From `analyze`, or its path. Sections whose statistics it lacks are left out, and the page
+        says so.
     out : path
         The folder: ``index.html``, its plots, ``units.csv`` (a row per unit) and ``layers.csv``.
-    ablation : DataTree, optional
+    ablation : xarray.DataTree or path, optional
         From `ablate` or from a protocol of `unitprobe.protocols`, of the same network.
     title : str, optional
         Heading of the page; the name of the network if None.
@@ -97,7 +97,7 @@ def write_report(
         The folder cannot be written.
     """
     folder = check_folder(out, overwrite=overwrite)
-    check_trees(analysis, ablation)
+    analysis, ablation = open_trees(analysis, ablation)
     protocol_tree = ablation
     if ablation is not None and not has(ablation, "accuracy_drop"):
         ablation = None  # this protocol ablates units in sets only
@@ -135,22 +135,22 @@ def _measured(analysis: xr.DataTree) -> str:
     return "; ".join(f"{name}, {MEASURES[name].long_name}" for name in names)
 
 
-def check_trees(analysis: xr.DataTree, ablation: xr.DataTree | None) -> None:
-    """Refuse trees that a report cannot be made of.
+def open_trees(
+    analysis: xr.DataTree | str | os.PathLike[str],
+    ablation: xr.DataTree | str | os.PathLike[str] | None,
+) -> tuple[xr.DataTree, xr.DataTree | None]:
+    """Return the trees of a report, or open their paths.
 
     Raises
     ------
     StoreError
         They are not an analysis and an ablation, or not of the same network.
     """
-    for tree, wanted in ((analysis, "analysis"), (ablation, "ablation")):
-        if tree is not None and content_of(tree) != wanted:
-            raise StoreError(
-                f"a report takes an {wanted} here, and what it is given holds: {content_of(tree)}"
-            )
+    analysis = open_result(analysis, "write_report", "analysis")
     require(analysis, "analysis")
     if ablation is None:
-        return
+        return analysis, None
+    ablation = open_result(ablation, "write_report(ablation=)", "ablation")
     if protocol_of(ablation) is None:
         require(ablation, "ablation", "accuracy_drop", "max_class_accuracy_drop")
     weights = [tree.attrs.get("weights_fingerprint") for tree in (analysis, ablation)]
@@ -159,6 +159,7 @@ def check_trees(analysis: xr.DataTree, ablation: xr.DataTree | None) -> None:
             f"the analysis is of weights {weights[0]}, the ablation of {weights[1]}; "
             "give two of the same network"
         )
+    return analysis, ablation
 
 
 def draw(
