@@ -14,14 +14,12 @@ from scipy.spatial.distance import cdist
 from unitprobe.metrics import _neighbours, _rounded
 from unitprobe.metrics._neighbours import nearest_distances
 
-WAYS = ["bytes", "bfloat16", "single precision", "without compiled loops"]
+WAYS = ["bfloat16", "single precision", "without compiled loops"]
 each_way = pytest.mark.parametrize("way", WAYS)
 
 
 @contextlib.contextmanager
 def searching(way, **constants):
-    if way == "bytes" and not _rounded.multiplies_bytes():
-        pytest.skip("this processor does not multiply bytes")
     if way == "bfloat16" and not _rounded.multiplies_bfloat16():
         pytest.skip("this processor does not multiply bfloat16")
     with pytest.MonkeyPatch.context() as patch:
@@ -29,9 +27,7 @@ def searching(way, **constants):
             patch.setattr(_neighbours, "compile_loop", lambda function: None)
         else:
             pytest.importorskip("numba")
-            patch.setattr(_rounded, "multiplies_bytes", lambda: way == "bytes")
             patch.setattr(_rounded, "multiplies_bfloat16", lambda: way == "bfloat16")
-            patch.setattr(_rounded, "_suffices", lambda rounded, total: True)
         for name, value in constants.items():
             patch.setattr(_neighbours, name, value)
         yield
@@ -70,23 +66,14 @@ def test_no_neighbour_is_missed_whatever_the_scale_and_spread(way, seed, n, unit
 def test_the_bounds_of_rounded_points_are_below_the_distances(way, seed, n, units, scale, spread):
     points = clustered(seed, n, units, scale, spread)
     with searching(way):
-        multiply, floor, step, lost = _rounded.round_points(points)
+        multiply, floor, factor = _rounded.round_points(points)
         products = np.empty((n, n), dtype=np.int32)
         multiply(slice(0, n), slice(0, n), products)
     bounds = floor[:, None].astype(float) + floor - 2.0 * products
     assert np.all(np.abs(bounds) < 2**31)
-    bounds = step * np.sqrt(np.maximum(bounds, 0)) - lost[:, None] - lost
+    bounds = factor * np.sqrt(np.maximum(bounds, 0))
     np.fill_diagonal(bounds, 0)
     assert np.all(bounds <= cdist(points, points) * (1 + 1e-12))
-
-
-def test_bytes_are_not_taken_where_one_unit_leaves_them_no_steps_for_the_others():
-    if not _rounded.multiplies_bytes():
-        pytest.skip("this processor does not multiply bytes")
-    points = np.random.default_rng(5).normal(size=(500, 200))
-    assert _rounded._suffices(_rounded._round_to_bytes(points), len(points))
-    points[0, 0] = 1e4
-    assert not _rounded._suffices(_rounded._round_to_bytes(points), len(points))
 
 
 @each_way

@@ -109,11 +109,10 @@ def _search(
 
     run_in_threads(rank, range(len(locks)))
     sure = np.zeros(total, dtype=np.bool_)
-    lost = rounded.lost + rounded.lost.max()
 
     def settle(rows: IndexArray) -> None:
         ascending = np.sort(candidates[rows], axis=1)
-        measure(points, rows, ascending, filled, reach, rounded.step, lost, nearest, sure)
+        measure(points, rows, ascending, filled, reach, rounded.scale, nearest, sure)
 
     run_in_threads(settle, [np.arange(rows.start, rows.stop) for rows in blocks])
     unsure = np.flatnonzero(~sure)
@@ -121,7 +120,7 @@ def _search(
         return unsure
     ascending = _all_others(rounded, unsure)
     filled[unsure] = total - 1
-    measure(points, unsure, ascending, filled, reach, rounded.step, lost, nearest, sure)
+    measure(points, unsure, ascending, filled, reach, rounded.scale, nearest, sure)
     return unsure[:0]
 
 
@@ -225,8 +224,7 @@ def _measure_near(
     candidates: NDArray[np.int64],
     filled: WholeArray,
     reach: WholeArray,
-    step: float,
-    lost: FloatArray,
+    scale: float,
     nearest: FloatArray,
     sure: NDArray[np.bool_],
 ) -> None:
@@ -243,8 +241,7 @@ def _measure_near(
         while True:
             unlisted = measured == filled[point]
             rounded = reach[point] if unlisted else candidates[row, measured] >> 32
-            bound = max(step * np.sqrt(np.float64(max(rounded, 0))) - lost[point], 0.0)
-            sure[point] = bound * bound > nearest[point, count - 1]
+            sure[point] = scale * scale * np.float64(max(rounded, 0)) > nearest[point, count - 1]
             if unlisted or sure[point]:
                 break
             other = candidates[row, measured] & 0xFFFFFFFF
