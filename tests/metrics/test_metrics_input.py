@@ -125,7 +125,7 @@ def test_labels_that_are_no_classes_are_refused(labels, message):
 
 
 def test_a_label_beyond_the_classes_is_refused():
-    with pytest.raises(LabelError, match=r"label 3 is none of the classes 0\.\.2"):
+    with pytest.raises(LabelError, match=r"label 3 is not one of the classes 0\.\.2"):
         metrics.class_means(np.ones((2, 1)), np.array([0, 3]), class_count=3)
     with pytest.raises(LabelError, match=r"label 3"):
         metrics.class_counts(np.array([0, 3]), class_count=3)

@@ -79,7 +79,7 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ResponseError, match="NaN"):
         metrics.top_stimuli(responses * np.nan, 1)
     for measure in (metrics.class_variances, metrics.class_fraction_active):
-        with pytest.raises(LabelError, match="label 3 is none of the classes"):
+        with pytest.raises(LabelError, match="label 3 is not one of the classes"):
             measure(responses, np.array([0, 1, 2, 3]), 3)
         with pytest.raises(ResponseError, match="NaN"):
             measure(responses * np.nan, np.array([0, 1, 2, 3]))

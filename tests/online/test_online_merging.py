@@ -179,5 +179,5 @@ BY_CLASS = (
 
 def test_a_label_that_is_no_class_is_refused():
     for make in BY_CLASS:
-        with pytest.raises(LabelError, match="label 5 is none of the classes"):
+        with pytest.raises(LabelError, match="label 5 is not one of the classes"):
             make(CLASSES).update(np.ones((2, 3)), np.array([0, 5]))

@@ -71,7 +71,7 @@ def rank_correlation(
     Raises
     ------
     ResponseError
-        The values are no vectors of one length.
+        The values are not vectors of one length.
     OptionError
         The level is not between 0 and 1, or `resamples` is below 1.
 
@@ -96,24 +96,24 @@ def rank_correlation(
     (1.0, 1.0, True, 20)
     """
     if not 0 < level < 1:
-        raise OptionError(f"level={level} is no confidence between 0 and 1, such as 0.95")
+        raise OptionError(f"level={level} must be a confidence level between 0 and 1, such as 0.95")
     if resamples < 1:
         raise OptionError(f"resamples={resamples} must be at least 1")
-    a, b, places = _in_strata(x, y, strata)
-    units = sum(map(len, places))
+    a, b, strata_indices = _in_strata(x, y, strata)
+    units = sum(map(len, strata_indices))
     if not units:
         both = ~(np.isnan(a) | np.isnan(b))
         return RankCorrelation(math.nan, math.nan, math.nan, math.nan, int(both.sum()))
-    observed = float(_correlations(a[None], b[None], places)[0])
-    x_ranks, y_ranks = (_standard_ranks(values, places) for values in (a, b))
+    observed = float(_correlations(a[None], b[None], strata_indices)[0])
+    x_ranks, y_ranks = (_standard_ranks(values, strata_indices) for values in (a, b))
     rng = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // len(a))
     redrawn, permuted = [], []
     for done in range(0, resamples, at_once):
         count = min(at_once, resamples - done)
-        chosen = _draw(places, count, len(a), rng)
-        redrawn.append(_correlations(a[chosen], b[chosen], places))
-        shuffled = _permute(places, count, len(a), rng)
+        chosen = _draw(strata_indices, count, len(a), rng)
+        redrawn.append(_correlations(a[chosen], b[chosen], strata_indices))
+        shuffled = _permute(strata_indices, count, len(a), rng)
         permuted.append(y_ranks[shuffled] @ x_ranks / units)
     drawn = np.concatenate(redrawn)
     drawn = drawn[~np.isnan(drawn)]
@@ -129,7 +129,7 @@ def rank_correlation(
 def _in_strata(
     x: ArrayLike, y: ArrayLike, strata: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, list[IntArray]]:
-    """Return both values and the places of the units of each stratum that has a correlation."""
+    """Return both values and the indices of the units of each stratum that has a correlation."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     of = np.zeros(a.shape, dtype=np.int64) if strata is None else np.asarray(strata)
     if a.ndim != 1 or a.shape != b.shape or a.shape != of.shape:
@@ -138,47 +138,47 @@ def _in_strata(
             f"and {of.shape}"
         )
     both = ~(np.isnan(a) | np.isnan(b))
-    places = [np.flatnonzero(both & (of == stratum)) for stratum in np.unique(of)]
-    return a, b, [p for p in places if len(p) > 2 and np.ptp(a[p]) > 0 and np.ptp(b[p]) > 0]
+    strata_indices = [np.flatnonzero(both & (of == stratum)) for stratum in np.unique(of)]
+    return a, b, [p for p in strata_indices if len(p) > 2 and np.ptp(a[p]) > 0 and np.ptp(b[p]) > 0]
 
 
 def _draw(
-    places: list[IntArray],
+    strata_indices: list[IntArray],
     count: int,
     units: int,
     rng: np.random.Generator,
 ) -> IntArray:
-    """Return which unit stands at each place, (resample, unit), redrawn within strata."""
+    """Return which unit stands at each index, (resample, unit), redrawn within strata."""
     chosen = np.tile(np.arange(units), (count, 1))
-    for within in places:
+    for within in strata_indices:
         chosen[:, within] = within[rng.integers(len(within), size=(count, len(within)))]
     return chosen
 
 
 def _permute(
-    places: list[IntArray],
+    strata_indices: list[IntArray],
     count: int,
     units: int,
     rng: np.random.Generator,
 ) -> IntArray:
-    """Return which unit stands at each place, (resample, unit), permuted within strata."""
+    """Return which unit stands at each index, (resample, unit), permuted within strata."""
     chosen = np.tile(np.arange(units), (count, 1))
-    for within in places:
+    for within in strata_indices:
         chosen[:, within] = rng.permuted(np.tile(within, (count, 1)), axis=1)
     return chosen
 
 
-def _standard_ranks(values: FloatArray, places: list[IntArray]) -> FloatArray:
+def _standard_ranks(values: FloatArray, strata_indices: list[IntArray]) -> FloatArray:
     """Return ranks of mean 0 and variance 1 in each stratum, 0 for units of none."""
     from scipy.stats import rankdata, zscore
 
     ranks = np.zeros(values.shape)
-    for within in places:
+    for within in strata_indices:
         ranks[within] = zscore(rankdata(values[within]))
     return ranks
 
 
-def _correlations(a: FloatArray, b: FloatArray, places: list[IntArray]) -> FloatArray:
+def _correlations(a: FloatArray, b: FloatArray, strata_indices: list[IntArray]) -> FloatArray:
     """Return the correlation in each row of (resample, unit), a mean over strata by their size.
 
     A stratum that does not vary in a resample is left out of it; NaN if none does.
@@ -186,7 +186,7 @@ def _correlations(a: FloatArray, b: FloatArray, places: list[IntArray]) -> Float
     from scipy.stats import rankdata
 
     total, weight = np.zeros(len(a)), np.zeros(len(a))
-    for within in places:
+    for within in strata_indices:
         ranks = [rankdata(values[:, within], axis=1) for values in (a, b)]
         x, y = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
         size = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))

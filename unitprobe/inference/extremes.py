@@ -1,9 +1,9 @@
 """Measures that one or two extreme responses decide, as other stimuli would give them.
 
-The gap of `localist_selectivity` and the run of `top_class_selectivity` hang on the highest and the
-lowest response to a class. To draw the same stimuli again never gives a higher one, and gives the
-same one twice, so no bootstrap tells how far other stimuli would move them. The responses next to
-an extreme do: their distances say how quickly the tail ends.
+The gap of `localist_selectivity` and the run of `top_class_selectivity` depend on the highest and
+the lowest response to a class. To draw the same stimuli again never gives a higher one, and gives
+the same one twice, so no bootstrap tells how far other stimuli would move them. The responses next
+to an extreme do: their distances say how quickly the tail ends.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def redraw_extremes(
         runs[resample] = above.expected(bound).sum(axis=0)
         first[resample] = top
         second[resample] = bound[top, np.arange(units)]
-    for place, rows in enumerate(ascending):
-        inside = (first == place) & (second < above.starts[place])
+    for index, rows in enumerate(ascending):
+        inside = (first == index) & (second < above.starts[index])
         for unit in np.flatnonzero(inside.any(axis=0)):
             some = inside[:, unit]
             reached = np.searchsorted(rows[:, unit], second[some, unit], side="right")

@@ -86,7 +86,8 @@ def class_measure_interval(
     counts : array
         (class_name,), the number of stimuli of each class.
     best : array, optional
-        (unit,), the class that has the observed value, -1 for none; of measures that have one.
+        (unit,), the class that has the observed value, -1 if none stands out; for measures that
+        have one.
     bounded : bool
         False where negative responses take selectivity out of 0 to 1.
 
@@ -103,11 +104,11 @@ def class_measure_interval(
 
     Notes
     -----
-    What the interval is of, is the value that the same measure tends to with many times the stimuli
-    in the same proportions of classes; precision_at_k with k growing alike; anova_f as
-    1 + eta^2/(1 - eta^2) (N - C)/(C - 1), with eta^2 of many stimuli and N, C those at hand, which
-    is around the mean of F over samples of N. The gap and the run of extremes have no such value:
-    theirs is the mean over other samples of as many stimuli.
+    The interval covers the large-sample value of the measure: of many times the stimuli in the same
+    proportions of classes; precision_at_k with k growing alike; anova_f as 1 + eta^2/(1 - eta^2) (N
+    - C)/(C - 1), with eta^2 of many stimuli and N, C the given numbers, which is around the mean of
+    F over samples of N. The gap and the run of extremes have no such value: theirs is the mean over
+    other samples of as many stimuli.
 
     The interval is the "envelope" of `bootstrap_interval`. Where the null is not refuted it reaches
     to the value without effect: 0, but 0.5 for roc_auc, 1 for anova_f, with p the largest share of
@@ -116,49 +117,7 @@ def class_measure_interval(
     class or of the k, can be missed by more of other stimuli than of these: the lower end is then
     at most that of Wilson's interval (1927) for so many trials.
 
-    Measured share of 95% intervals that hold the true value, the least and the most over shifts of
-    one class by 0, 0.3, 0.7, 1.5, 3 and 6 standard deviations, and for rectified responses over 4
-    gradings of all classes (150 units, 150 resamples and shuffles). Rectified responses are half 0,
-    sparse ones nine tenths; of the unbalanced classes the smallest has 20 stimuli, the largest
-    200::
-
-        responses                      Gaussian    rectified   sparse      log-normal
-        10 classes of 30 stimuli
-          localist_selectivity         1.00 1.00   0.97 1.00   0.92 1.00   0.98 1.00
-          top_class_selectivity        0.96 1.00   0.96 1.00   0.98 1.00   0.95 1.00
-          precision_at_k               0.95 1.00   0.95 1.00   0.95 1.00   0.95 1.00
-          average_precision            0.91 1.00   0.91 1.00   0.92 1.00   0.91 1.00
-          max_f1                       0.91 1.00   0.91 1.00   0.91 1.00   0.91 1.00
-          anova_f                      0.95 1.00   0.95 1.00   0.91 1.00   0.93 1.00
-          recall_at_precision          0.88 1.00   0.88 1.00   0.88 1.00   0.88 1.00
-          max_informedness             0.89 1.00   0.89 1.00   0.93 1.00   0.89 1.00
-          roc_auc                      0.99 1.00   0.98 1.00   0.97 1.00   0.99 1.00
-        10 classes of 100 stimuli
-          localist_selectivity         0.99 1.00   0.97 1.00   0.94 0.98   0.97 0.99
-          top_class_selectivity        0.89 1.00   0.89 1.00   0.89 1.00   0.93 1.00
-          precision_at_k               0.92 1.00   0.92 1.00   0.92 1.00   0.92 1.00
-          average_precision            0.95 1.00   0.94 1.00   0.94 1.00   0.95 1.00
-          max_f1                       0.91 1.00   0.91 1.00   0.91 1.00   0.91 1.00
-          anova_f                      0.95 1.00   0.93 1.00   0.88 1.00   0.89 1.00
-          recall_at_precision          0.87 1.00   0.87 1.00   0.87 1.00   0.87 1.00
-          max_informedness             0.91 1.00   0.90 1.00   0.92 1.00   0.91 1.00
-          roc_auc                      0.97 1.00   0.93 1.00   0.91 1.00   0.97 1.00
-        10 unbalanced classes
-          localist_selectivity         0.99 1.00   0.96 1.00   0.85 1.00   0.97 0.99
-          top_class_selectivity        0.97 1.00   0.97 1.00   0.97 1.00   0.96 1.00
-          precision_at_k               0.93 1.00   0.93 1.00   0.93 1.00   0.93 1.00
-          average_precision            0.90 1.00   0.89 1.00   0.91 1.00   0.90 1.00
-          max_f1                       0.92 1.00   0.92 1.00   0.92 1.00   0.92 1.00
-          anova_f                      0.91 1.00   0.93 1.00   0.91 1.00   0.91 1.00
-          recall_at_precision          0.90 1.00   0.89 1.00   0.90 1.00   0.90 1.00
-          max_informedness             0.87 1.00   0.86 1.00   0.91 1.00   0.87 1.00
-          roc_auc                      0.93 1.00   0.91 1.00   0.93 1.00   0.93 1.00
-
-    Two classes of 100, and 60 of 50, rectified: 0.87 to 1 for all of these but max_informedness and
-    roc_auc. With two classes max_informedness fell to 0.83; with 60 in small steps, any of which
-    may seem the best, to 0.68, and roc_auc to 0.85. Of sparse units, up to 0.43 had a gap of 0 and
-    so no interval for it. Those of the gap and of the run are up to three times as wide as their
-    spread over samples calls for.
+    Measured coverages are in ``docs/coverage.md``.
 
     Examples
     --------

@@ -24,7 +24,7 @@ class NetworkEstimate:
     value : float
         The mean, or the difference. NaN where a network has no value.
     low, high : float
-        Ends of the interval; NaN where there is none.
+        Ends of the interval; NaN if it does not exist.
     networks : int
         How many networks it rests on, both groups together.
     """
@@ -55,7 +55,7 @@ def mean_over_networks(values: ArrayLike, *, level: float = 0.95) -> NetworkEsti
     Raises
     ------
     ResponseError
-        The values are no vector, or empty.
+        The values are not a vector, or empty.
     OptionError
         The level is not between 0 and 1.
 
@@ -112,7 +112,7 @@ def difference_over_networks(
     Raises
     ------
     ResponseError
-        A group is no vector, or empty; or paired groups differ in number.
+        A group is not a vector, or empty; or paired groups differ in number.
     OptionError
         The level is not between 0 and 1.
 
@@ -182,4 +182,4 @@ def _one_for_each_network(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise OptionError(f"level={level} is no confidence between 0 and 1, such as 0.95")
+        raise OptionError(f"level={level} must be a confidence level between 0 and 1, such as 0.95")

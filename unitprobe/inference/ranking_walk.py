@@ -1,9 +1,9 @@
 """Measures of ranking of many resamples, each from one walk down the order of the responses.
 
 A resample takes every stimulus some number of times, for one class or another, and leaves the order
-of the responses as it is. So nothing is sorted anew: the walk counts, from the highest response on,
-how many of each class it has met, and knows after every group of ties all measures of every class.
-The time does not grow with the number of classes, nor with that of the measures.
+of the responses as it is. So nothing is sorted again: the walk counts, from the highest response
+on, how many of each class it has met, and knows after every group of ties all measures of every
+class. The time does not grow with the number of classes, nor with that of the measures.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ def walk_resamples(
 
 def _blocks(counts: IntArray, layouts: Iterator[IntArray]) -> Iterator[tuple[Shorts, Shorts]]:
     """Yield for some resamples at a time which class each stimulus stands for, and how often."""
-    of_place = np.repeat(np.arange(counts.size, dtype=np.uint16), counts)
-    size = max(1, _BLOCK_BYTES // (4 * of_place.size))
+    class_of = np.repeat(np.arange(counts.size, dtype=np.uint16), counts)
+    size = max(1, _BLOCK_BYTES // (4 * class_of.size))
     while block := list(itertools.islice(layouts, size)):
-        classes = np.zeros((len(block), of_place.size), dtype=np.uint16)
+        classes = np.zeros((len(block), class_of.size), dtype=np.uint16)
         times = np.empty_like(classes)
         for row, layout in enumerate(block):
-            classes[row, layout] = of_place
-            times[row] = np.bincount(layout, minlength=of_place.size)
+            classes[row, layout] = class_of
+            times[row] = np.bincount(layout, minlength=class_of.size)
         yield classes, times
 
 
@@ -116,7 +116,7 @@ def _walk(
 ) -> None:
     """Fill `best` (measure, resample, unit); `hits` and `scores` (.., class_name) are scratch.
 
-    `order` (unit, place) are the stimuli from the highest response on, and `ends` tells where the
+    `order` (unit, rank) are the stimuli from the highest response on, and `ends` tells where the
     next response is lower.
     """
     stimuli = counts.sum()
@@ -129,15 +129,15 @@ def _walk(
             scores[:] = 0
             recall, run = 0.0, 0
             rank, first = 0, 0
-            for place in range(order.shape[1]):
-                stimulus = order[unit, place]
+            for index in range(order.shape[1]):
+                stimulus = order[unit, index]
                 new[classes[resample, stimulus]] += times[resample, stimulus]
-                if not ends[unit, place]:
+                if not ends[unit, index]:
                     continue
                 before = rank
-                for tied in range(first, place + 1):
+                for tied in range(first, index + 1):
                     rank += times[resample, order[unit, tied]]
-                for tied in range(first, place + 1):
+                for tied in range(first, index + 1):
                     class_ = classes[resample, order[unit, tied]]
                     added = new[class_]
                     if added == 0:
@@ -162,7 +162,7 @@ def _walk(
                         top_hits[class_] += added * ((k - before) / (rank - before))
                     if hit == rank:
                         run = hit
-                first = place + 1
+                first = index + 1
             best[:, resample, unit] = 0
             best[3, resample, unit] = recall
             best[6, resample, unit] = run

@@ -88,10 +88,10 @@ def split_half_reliability(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers, or the measure does not give
-        a value for each unit.
+        The responses are not a (stimulus, unit) matrix of finite numbers, or the measure does not
+        give a value for each unit.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus, or a class has one stimulus.
+        The labels are not integers 0..C-1, one for each stimulus, or a class has one stimulus.
     OptionError
         `splits` is below 1.
 

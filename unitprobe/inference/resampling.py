@@ -1,6 +1,6 @@
 """Class means under resampling: labels shuffled, or stimuli redrawn.
 
-Both lay the stimuli out by class anew and take the same sums, in blocks.
+Both lay the stimuli out by class again and take the same sums, in blocks.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def shuffled_class_means(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+        The labels are not integers 0..C-1, one for each stimulus.
     OptionError
         The number of resamples or the block size is below 1.
 
@@ -182,9 +182,9 @@ def as_labelled_counts(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+        The labels are not integers 0..C-1, one for each stimulus.
     """
     values: FloatArray = as_responses(np.asarray(responses))
     classes: IntArray = as_labels(np.asarray(labels), class_count, values)

@@ -80,10 +80,10 @@ def rotation_null(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers; fewer than two units vary;
-        the measure does not give a value for each unit, or is NaN for all.
+        The responses are not a (stimulus, unit) matrix of finite numbers; fewer than two units
+        vary; the measure does not give a value for each unit, or is NaN for all.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+        The labels are not integers 0..C-1, one for each stimulus.
     OptionError
         `rotations` is below 1.
 

@@ -2,7 +2,7 @@
 
 They say how far the average would move had the layer other units of the same kind. They do *not*
 say what another network would do: units of one network share its training, its data and its seed,
-and are no independent networks. For that see `unitprobe.inference.mean_over_networks`.
+and are not independent networks. For that see `unitprobe.inference.mean_over_networks`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def mean_over_units(
     Raises
     ------
     ResponseError
-        The values are no vector.
+        The values are not a vector.
     OptionError
         The level is not between 0 and 1, or `resamples` is below 1.
 
@@ -138,7 +138,7 @@ def compare_to_baseline(
     values, baseline : array
         (unit,) each, such as one measure of one layer in the trained and the untrained network.
         Units of NaN are left out. They are not paired: a unit of an untrained network is not what
-        the unit at its place becomes.
+        the unit at its index becomes.
     level, resamples, seed
         As `mean_over_units`; both groups are redrawn.
 
@@ -209,6 +209,6 @@ def _with_value(values: ArrayLike, name: str) -> FloatArray:
 
 def _check(level: float, resamples: int) -> None:
     if not 0 < level < 1:
-        raise OptionError(f"level={level} is no confidence between 0 and 1, such as 0.95")
+        raise OptionError(f"level={level} must be a confidence level between 0 and 1, such as 0.95")
     if resamples < 1:
         raise OptionError(f"resamples={resamples} must be at least 1")

@@ -21,7 +21,7 @@ _RATE = 0.03
 # The part of the ascent in which the rectification is smooth: without it a direction that responds
 # to nothing has no gradient, and stays so.
 _SMOOTH = 0.7
-# Drawn anew for each step; the same all the way would be fitted too.
+# Drawn again for each step; the same all the way would be fitted too.
 _SHUFFLES_OF_STEP = 2
 # Keeps a direction without any response at selectivity 0 and its gradient finite.
 _EPSILON = 1e-7
@@ -93,7 +93,7 @@ def selectivity_upper_bound(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     LabelError
         The labels do not fit, hold fewer than two classes, or a class has one stimulus only.
     OptionError
@@ -109,7 +109,7 @@ def selectivity_upper_bound(
     most directions away from nearly all stimuli.
 
     The ascent follows the gradient along rotations, by Adam in single precision, from the unit axes
-    and from Haar-random W. Shuffles are drawn anew for each step. For 0.7 of the steps the
+    and from Haar-random W. Shuffles are drawn again for each step. For 0.7 of the steps the
     rectification is a softplus that narrows from the deviation of a unit to nothing, so that
     directions without any response come back. Kept is what has the most selectivity beyond chance
     on the fitted half, of the ends of all ascents and of the unit axes.
@@ -190,7 +190,7 @@ def _halves(labels: IntArray, seed: int) -> tuple[IntArray, IntArray]:
         )
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
-    # Within each class every other one: the place in the class, not in the order, decides.
+    # Within each class every other one: the position in the class, not in the order, decides.
     starts = np.repeat(np.cumsum(counts) - counts, counts.astype(np.int64))
     first = (np.arange(len(order)) - starts) % 2 == 0
     return order[first], order[~first]

@@ -35,7 +35,7 @@ class Prediction:
     Raises
     ------
     OptionError
-        The direction is none of the two, or the threshold is not finite.
+        The direction is unknown, or the threshold is not finite.
 
     Examples
     --------
@@ -68,9 +68,9 @@ def verdict(prediction: Prediction, estimate: float, low: float, high: float) ->
     prediction : Prediction
         What was expected.
     estimate : float
-        The measured quantity. NaN where there is none.
+        The measured quantity. NaN if unknown.
     low, high : float
-        Its confidence interval. NaN where there is none, as for a single network.
+        Its confidence interval. NaN without one, as for a single network.
 
     Returns
     -------

@@ -107,7 +107,7 @@ def as_labels(
     if lowest < 0:
         raise LabelError(f"labels must be integers 0..C-1, but the lowest is {lowest}")
     if class_count is not None and highest >= class_count:
-        raise LabelError(f"label {highest} is none of the classes 0..{class_count - 1}")
+        raise LabelError(f"label {highest} is not one of the classes 0..{class_count - 1}")
     return labels
 
 

@@ -81,7 +81,7 @@ def rank_responses(responses: Array) -> RankedResponses:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Examples
     --------
@@ -123,13 +123,13 @@ def _rank(responses: Array) -> RankedResponses:
 
 
 def last_of_ties(ordered: Array) -> Array:
-    """Return for each value of (row, place) sorted values the last place, from 1, of its equals."""
+    """Return for each of (row, rank) sorted values the last rank, from 1, of its equals."""
     xp = array_namespace(ordered)
-    rows, places = ordered.shape
-    place = xp.arange(1, places + 1, dtype=xp.int32, device=device(ordered))[None, :]
+    rows, count = ordered.shape
+    rank = xp.arange(1, count + 1, dtype=xp.int32, device=device(ordered))[None, :]
     end = xp.ones((rows, 1), dtype=xp.bool, device=device(ordered))
     is_last = xp.concat([ordered[:, 1:] != ordered[:, :-1], end], axis=1)
-    backwards = xp.flip(xp.where(is_last, place, places), axis=1)
+    backwards = xp.flip(xp.where(is_last, rank, count), axis=1)
     if array_api_compat.is_torch_array(backwards):
         return xp.flip(backwards.cummin(dim=1).values, axis=1)
     return np.flip(np.minimum.accumulate(backwards, axis=1), axis=1)

@@ -44,7 +44,7 @@ def canonical_correlations(x: Array, y: Array) -> Array:
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
 
     Warns
     -----
@@ -92,7 +92,7 @@ def svcca(x: Array, y: Array, *, share: float = 0.99) -> Array:
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
     OptionError
         The share is not above 0 and at most 1.
 
@@ -140,7 +140,7 @@ def pwcca(x: Array, y: Array) -> Array:
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
 
     Warns
     -----

@@ -22,9 +22,9 @@ def as_labelled(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+        The labels are not integers 0..C-1, one for each stimulus.
     """
     responses = as_responses(responses)
     labels = as_labels(labels, class_count, responses)
@@ -39,7 +39,7 @@ def require_two_classes(labels: Array, measure: str) -> None:
     Raises
     ------
     LabelError
-        Every label is the same, or the labels are no integers 0..C-1.
+        Every label is the same, or the labels are not integers 0..C-1.
     """
     labels = as_labels(labels)
     xp = array_namespace(labels)
@@ -67,7 +67,7 @@ def check_reduction(reduce: Reduction | None, labels: Array, measure: str) -> No
 
 
 def reduce_classes(by_class: Array, reduce: Reduction | None) -> Array:
-    """Return the value of the best class, (..., unit), or for None those of all classes."""
+    """Return the value of the best class, (..., unit), or those of all classes if not reduced."""
     return by_class if reduce is None else best_over_classes(by_class)
 
 

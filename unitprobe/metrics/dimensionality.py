@@ -34,7 +34,7 @@ def covariance_spectrum(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -100,7 +100,7 @@ def participation_ratio(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -156,7 +156,7 @@ def effective_rank(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -217,7 +217,7 @@ def components_for(responses: Array, share: float) -> int:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     OptionError
         The share is not above 0 and at most 1.
 

@@ -20,10 +20,8 @@ def mutual_information(
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite; of any sign.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1, of at least two classes.
+    responses, labels
+        See `unitprobe.metrics`. Responses of any sign.
     bins : int
         The number of bins, at least 2; see `bin_responses`.
     corrected : bool
@@ -38,10 +36,8 @@ def mutual_information(
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus, or hold fewer than two classes.
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
     OptionError
         `bins` is below 2.
 
@@ -99,7 +95,7 @@ def bin_responses(responses: Array, bins: int = 10) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     OptionError
         `bins` is below 2.
 
@@ -138,9 +134,9 @@ def mutual_information_from_bins(binned: Array, labels: Array, *, corrected: boo
     Raises
     ------
     ResponseError
-        The bins are no (stimulus, unit) matrix of integers from 0.
+        The bins are not a (stimulus, unit) matrix of integers from 0.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+        The labels are not integers 0..C-1, one for each stimulus.
 
     Examples
     --------

@@ -37,7 +37,7 @@ def twonn_dimension(responses: Array) -> float:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -84,7 +84,7 @@ def mle_dimension(responses: Array, *, neighbours: int = 20) -> float:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     OptionError
         The number of neighbours is below 2.
 

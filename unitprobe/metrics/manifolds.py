@@ -89,9 +89,9 @@ def manifold_geometry(
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+        The labels are not integers 0..C-1, one for each stimulus.
     OptionError
         The number of directions is below 1, or the margin is not finite or below 0.
 

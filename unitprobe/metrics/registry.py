@@ -110,8 +110,8 @@ class Measure:
         The value of a unit to which all classes are the same, or a function of the numbers of
         stimuli (class_name,). None: the mean of the null.
     largest_resolved : callable, optional
-        From the numbers of stimuli, the value above which sums in single precision cannot be told
-        from infinity.
+        From the numbers of stimuli, the value above which sums in single precision do not differ
+        from those of infinity.
     share_of : callable, optional
         For a share of stimuli: from the numbers of stimuli of the best class, the number of trials
         and the value if all succeed.
@@ -208,7 +208,7 @@ _SUMMARIES = {
     "dead_share": "share of units whose response to every stimulus is 0",
     "selective_share": "share of units whose class selectivity has a q below 0.05",
 }
-# A share of the variance that sums in single precision cannot tell from 0.
+# A share of the variance below the rounding of sums in single precision.
 _NEGLIGIBLE_SHARE = 1e-6
 
 
@@ -233,7 +233,7 @@ def excess_of_redrawn_f(f: FloatArray, counts: IntArray) -> FloatArray:
     Parameters
     ----------
     f : array
-        (unit,), F of the stimuli at hand.
+        (unit,), F of the given stimuli.
     counts : array
         (class_name,), the number of stimuli of each class.
 
@@ -330,7 +330,7 @@ _ENDINGS: Mapping[str, tuple[str, bool, tuple[float, float] | None]] = {
     "_corrected": ("{}, less its mean under permuted labels", True, _ANY),
     "_low": ("{}, lower end of the 95% interval", True, None),
     "_high": ("{}, upper end of the 95% interval", True, None),
-    "_class": ("{}, index of the class that has it, -1 for none", False, _ANY),
+    "_class": ("{}, index of the class that has it, -1 if none stands out", False, _ANY),
     "_share": ("{}, divided by min(stimuli, units)", False, (0, 1)),
 }
 
@@ -625,7 +625,7 @@ for _measure in (
         kind="unit",
         function=selectivity.preferred_class,
         labelled=True,
-        long_name="index of the class of the highest mean response, -1 for none",
+        long_name="index of the class of the highest mean response, -1 without any response",
         formula="the class of mu_max; -1 for a unit without any response",
         range_text="a class",
     ),

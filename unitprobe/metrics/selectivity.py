@@ -57,10 +57,8 @@ def class_selectivity(
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus, or hold fewer than two classes.
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
 
     See Also
     --------
@@ -142,10 +140,8 @@ def preferred_class(responses: Array, labels: Array) -> Array:
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1.
+    responses, labels
+        See `unitprobe.metrics`.
 
     Returns
     -------
@@ -155,10 +151,8 @@ def preferred_class(responses: Array, labels: Array) -> Array:
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What to do about negative responses before a measure that is made for none."""
+"""How to treat negative responses before a measure that assumes non-negative input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def count_negative(responses: Array) -> int:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Examples
     --------
@@ -62,10 +62,10 @@ def apply_sign_policy(responses: Array, signed: SignPolicy) -> Array:
     Raises
     ------
     ResponseError
-        Some are negative and they are refused, or the responses are no (stimulus, unit) matrix of
-        finite numbers.
+        Some are negative and they are refused, or the responses are not a (stimulus, unit) matrix
+        of finite numbers.
     OptionError
-        There is no such policy.
+        The policy is unknown.
 
     Notes
     -----
@@ -98,7 +98,7 @@ def apply_sign_policy(responses: Array, signed: SignPolicy) -> Array:
     if signed == "refuse" and negative:
         size = responses.shape[0] * responses.shape[1]
         raise ResponseError(
-            f"{negative} of {size} responses are negative, which this measure is not made for; "
-            "choose signed='rectify', 'shift' or 'allow' (--signed)"
+            f"{negative} of {size} responses are negative, but this measure assumes non-negative "
+            "input; choose signed='rectify', 'shift' or 'allow' (--signed)"
         )
     return responses

@@ -20,7 +20,7 @@ def response_pair(x: Array, y: Array) -> tuple[Array, Array]:
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
     """
     x, y = as_responses(x, "x"), as_responses(y, "y")
     if x.shape[0] != y.shape[0]:
@@ -52,7 +52,7 @@ def linear_cka(x: Array, y: Array, *, unbiased: bool = False) -> Array:
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
 
     Notes
     -----
@@ -138,7 +138,7 @@ def procrustes_similarity(x: Array, y: Array) -> Array:
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
 
     Notes
     -----
@@ -199,7 +199,7 @@ def representational_similarity(
     Raises
     ------
     ResponseError
-        One is no (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
+        One is not a (stimulus, unit) matrix of finite numbers, or the numbers of stimuli differ.
     OptionError
         The distance is not known.
 

@@ -35,7 +35,7 @@ def activity_ratio(responses: Array, axis: int = 0) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -70,7 +70,7 @@ def lifetime_sparseness(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -108,7 +108,7 @@ def population_sparseness(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -148,7 +148,7 @@ def hoyer_sparseness(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -192,7 +192,7 @@ def gini(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -240,7 +240,7 @@ def kurtosis(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -277,7 +277,7 @@ def fraction_active(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -314,8 +314,8 @@ def average_percentage_of_zeros(activations: Array, *, unit_axis: int = 1) -> Ar
     Raises
     ------
     ResponseError
-        The activations are not finite real numbers with at least two axes, or `unit_axis` is none
-        of them but the first.
+        The activations are not finite real numbers with at least two axes, or `unit_axis` is not
+        one of them, other than the first.
 
     Notes
     -----
@@ -360,7 +360,7 @@ def half_max_share(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Notes
     -----
@@ -396,7 +396,7 @@ def dead(responses: Array) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
 
     Examples
     --------

@@ -22,12 +22,8 @@ def class_means(responses: Array, labels: Array, class_count: int | None = None)
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1.
-    class_count : int, optional
-        The number of classes C. Without it, the highest label and one.
+    responses, labels, class_count
+        See `unitprobe.metrics`.
 
     Returns
     -------
@@ -37,10 +33,8 @@ def class_means(responses: Array, labels: Array, class_count: int | None = None)
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
 
     Notes
     -----
@@ -113,7 +107,7 @@ def class_counts(labels: Array, class_count: int | None = None) -> Array:
     Raises
     ------
     LabelError
-        The labels are no integers 0..C-1.
+        The labels are not integers 0..C-1.
 
     Examples
     --------
@@ -134,12 +128,8 @@ def class_variances(responses: Array, labels: Array, class_count: int | None = N
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1.
-    class_count : int, optional
-        The number of classes C. Without it, the highest label and one.
+    responses, labels, class_count
+        See `unitprobe.metrics`.
 
     Returns
     -------
@@ -149,10 +139,8 @@ def class_variances(responses: Array, labels: Array, class_count: int | None = N
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
 
     Notes
     -----
@@ -210,12 +198,8 @@ def class_fraction_active(responses: Array, labels: Array, class_count: int | No
 
     Parameters
     ----------
-    responses : array
-        (stimulus, unit), real and finite.
-    labels : array
-        (stimulus,), the class of each stimulus, integers 0..C-1.
-    class_count : int, optional
-        The number of classes C. Without it, the highest label and one.
+    responses, labels, class_count
+        See `unitprobe.metrics`.
 
     Returns
     -------
@@ -225,10 +209,8 @@ def class_fraction_active(responses: Array, labels: Array, class_count: int | No
 
     Raises
     ------
-    ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
-    LabelError
-        The labels are no integers 0..C-1, one for each stimulus.
+    ResponseError, LabelError
+        See `unitprobe.metrics`.
 
     See Also
     --------
@@ -265,7 +247,7 @@ def top_stimuli(responses: Array, k: int) -> Array:
     Raises
     ------
     ResponseError
-        The responses are no (stimulus, unit) matrix of finite numbers.
+        The responses are not a (stimulus, unit) matrix of finite numbers.
     OptionError
         `k` is below 1 or above the number of stimuli.
 
