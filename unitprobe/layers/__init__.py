@@ -2,13 +2,7 @@
 
 from unitprobe.layers.blocks import repeated_blocks
 from unitprobe.layers.calls import Call, CallWatcher
-from unitprobe.layers.discover import (
-    FoundLayers,
-    example_input,
-    find_layers,
-    list_layers,
-    list_layers_of_call,
-)
+from unitprobe.layers.discover import FoundLayers, example_input, find_layers, list_layers
 from unitprobe.layers.layer import Layer, StimulusAxis
 from unitprobe.layers.operations import NONLINEARITIES
 from unitprobe.layers.outputs import tensor_at, tensors_in, with_tensor_at
@@ -32,7 +26,6 @@ __all__ = [
     "find_layers",
     "inside",
     "list_layers",
-    "list_layers_of_call",
     "repeated_blocks",
     "select_layers",
     "tensor_at",

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from unitprobe.layers.layer import nonlinearity_of_class
 from unitprobe.layers.operations import COMPOSITES, REFLECTED
+from unitprobe.layers.running import evaluating
 from unitprobe.layers.structure import class_name, named_children, named_modules
 
 _FOLLOWED_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
@@ -331,6 +332,24 @@ def _works_in_place(what: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     name: str = getattr(what, "__name__", "")
     named_so = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
     return named_so or bool(kwargs.get("inplace")) or any(argument is True for argument in args)
+
+
+@contextmanager
+def inspecting(module: nn.Module, watcher: CallWatcher, stimuli: torch.Tensor) -> Iterator[None]:
+    """Prepare a pass that only inspects a network, and that changes nothing about it.
+
+    The network is in evaluation mode, without gradients. All other watchers are suspended, and
+    the random state is restored afterwards.
+    """
+    devices = [stimuli.device] if stimuli.device.type == "cuda" else []
+    with (
+        evaluating(module),
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        watcher,
+        watcher.suspending_others(),
+    ):
+        yield
 
 
 class _OperationMode(TorchFunctionMode):

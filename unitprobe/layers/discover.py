@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unitprobe.errors import ModelError
 from unitprobe.layers import operations
 from unitprobe.layers.axes import Axes, Axis, AxisFollower
-from unitprobe.layers.calls import Call, CallWatcher, is_leaf
+from unitprobe.layers.calls import Call, CallWatcher, inspecting, is_leaf
 from unitprobe.layers.layer import (
     Layer,
     StimulusAxis,
@@ -20,7 +20,7 @@ from unitprobe.layers.layer import (
     nonlinearity_of_class,
 )
 from unitprobe.layers.outputs import Path, named_tensors, suffix, tensors_in
-from unitprobe.layers.running import as_input, evaluating
+from unitprobe.layers.running import as_input
 from unitprobe.layers.structure import class_name, inside, named_modules
 from unitprobe.models import Network, as_network
 from unitprobe.models.network import stated_input_size
@@ -116,19 +116,6 @@ class FoundLayers(NamedTuple):
     warnings: list[str]
 
 
-def list_layers_of_call(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[Layer]:
-    """List the layers of a network that is called with these arguments, the stimuli first.
-
-    Raises
-    ------
-    ModelError
-        The network does not run on them.
-    """
-    return find_layers(module, args, kwargs).layers
-
-
 def find_layers(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FoundLayers:
     """Find the layers of a network that is called with these arguments, the stimuli first.
 
@@ -176,14 +163,7 @@ def _run(
     stimuli = next(tensors_in((args, kwargs)))
     listing = _Listing(module, names, count)
     listing.axes.start(stimuli)
-    devices = [stimuli.device] if stimuli.device.type == "cuda" else []
-    with (
-        evaluating(module),
-        torch.random.fork_rng(devices),
-        torch.no_grad(),
-        listing.watcher,
-        listing.watcher.suspending_others(),
-    ):
+    with inspecting(module, listing.watcher, stimuli):
         try:
             module(*args, **kwargs)
         except Exception as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from unitprobe.layers.axes import Axes, AxisFollower
-from unitprobe.layers.calls import Call, CallWatcher
+from unitprobe.layers.calls import Call, CallWatcher, inspecting
 from unitprobe.layers.discover import example_input, list_layers
 from unitprobe.layers.layer import kind_of_operation
 from unitprobe.layers.operations import (
@@ -28,7 +28,7 @@ from unitprobe.layers.operations import (
     RESAMPLES,
 )
 from unitprobe.layers.outputs import Path, named_tensors, tensors_in
-from unitprobe.layers.running import as_input, evaluating
+from unitprobe.layers.running import as_input
 from unitprobe.layers.select import Selection, select_layers
 from unitprobe.layers.structure import inside
 from unitprobe.models import Network, as_network
@@ -164,14 +164,7 @@ def weight_norms(
     stimuli = example[:2] if len(example) > 1 else torch.cat([example, example])
     stimuli = as_input(module, stimuli.detach().clone())
     follower = _WeightsFollower(module, stimuli)
-    devices = [stimuli.device] if stimuli.device.type == "cuda" else []
-    with (
-        evaluating(module),
-        torch.random.fork_rng(devices),
-        torch.no_grad(),
-        follower.watcher,
-        follower.watcher.suspending_others(),
-    ):
+    with inspecting(module, follower.watcher, stimuli):
         module(stimuli)
     found = {}
     for layer in chosen:

@@ -6,16 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from unitprobe.errors import LabelError
 from unitprobe.models.network import Network
+from unitprobe.typing import IntArray
 
 
-def output_indices(
-    network: Network, class_names: Sequence[str], output_count: int
-) -> npt.NDArray[np.int64]:
+def output_indices(network: Network, class_names: Sequence[str], output_count: int) -> IntArray:
     """Return which output of the network belongs to each class of the stimuli.
 
     Classes are matched by name, with the network's own class names. Outputs of a timm or

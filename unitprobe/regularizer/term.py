@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unitprobe.errors import LayerNotFoundError, OptionError, nearest
-from unitprobe.layers import CallWatcher, Layer, Selection, list_layers_of_call, select_layers
+from unitprobe.layers import CallWatcher, Layer, Selection, find_layers, select_layers
 from unitprobe.means import mean_over_positions
 from unitprobe.models import Network, as_network
 from unitprobe.probe import watch_layers
@@ -303,7 +303,7 @@ class SelectivityRegularizer:
         if self._first is not None:
             self._first.remove()
             self._first = None
-        listed = list_layers_of_call(self._module, args, kwargs)
+        listed = find_layers(self._module, args, kwargs).layers
         chosen = select_layers(self._module, listed, self._selection)
         self._check_weights([layer.name for layer in chosen])
         if self._measure != "d_prime":

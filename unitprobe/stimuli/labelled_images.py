@@ -15,6 +15,7 @@ import torch
 
 from unitprobe.errors import LabelError, StimuliError
 from unitprobe.stimuli.image_files import ImageFiles
+from unitprobe.typing import IntArray
 
 #: Number of images that are hashed together.
 _HASHED = 256
@@ -253,7 +254,7 @@ def _check_pixels(images: npt.NDArray[Any], name: str) -> None:
             )
 
 
-def _check_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[np.int64]:
+def _check_labels(labels: npt.ArrayLike, count: int, name: str) -> IntArray:
     array = np.asarray(labels)
     if array.dtype.kind not in "iu":
         raise LabelError(f"stimuli {name!r}: labels have type {array.dtype}; integers are needed")
@@ -270,9 +271,7 @@ def _check_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[n
     return array.astype(np.int64)
 
 
-def _check_class_names(
-    class_names: Sequence[str] | None, labels: npt.NDArray[np.int64], name: str
-) -> list[str]:
+def _check_class_names(class_names: Sequence[str] | None, labels: IntArray, name: str) -> list[str]:
     present = np.unique(labels)
     count = int(present[-1]) + 1 if class_names is None else len(class_names)
     if present[-1] >= count:
