@@ -220,16 +220,18 @@ def test_one_stimulus_has_no_other_to_take_from(stimuli):
     ("options", "match"),
     [
         ({"units": [0], "groups": [[1]]}, "exclude each other"),
-        ({"groups": [[]]}, "names no unit"),
+        ({"groups": [[]]}, "has an empty group"),
         ({"groups": [[0, 9]]}, "unit 9"),
         ({"directions": np.eye(4)}, r"shape \(4, 4\) .*5 units"),
         ({"directions": np.zeros((1, 5))}, "zero row"),
-        ({"units": {"gelu": [0]}}, "layer 'relu' is swept, but only 'gelu'"),
+        ({"units": {"gelu": [0]}}, "layer 'relu' is ablated, but only 'gelu'"),
         ({"n_permutations": -1}, "n_permutations=-1"),
         ({"mode": "sero"}, "mode='sero' is not known"),
         ({"mode": "value"}, r"mode='value' needs a number; give Value\(0.3\)"),
         ({"method": "attribution"}, "method='attribution' is not known"),
         ({"logit_changes": True}, "give path="),
+        ({"resume": False}, "resume=False has no effect"),
+        ({"overwrite": True}, "overwrite=True has no effect"),
     ],
 )
 def test_a_mistake_is_one_clear_line(stimuli, options, match):

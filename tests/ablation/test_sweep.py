@@ -167,7 +167,7 @@ def test_a_network_without_logits_is_refused(stimuli):
         ({"mode": "median"}, "zero, mean"),
         ({"method": "magic"}, "auto, partial_forward, full"),
         ({"units": [6]}, "unit 6 .*units 0 to 5"),
-        ({"units": []}, "names no unit"),
+        ({"units": []}, "units= or groups= is empty"),
     ],
 )
 def test_a_mistake_is_one_clear_line(reused, stimuli, options, match):

@@ -174,6 +174,9 @@ def ablate(
         )
     if logit_changes and target is None:
         raise OptionError("logit_changes=True needs a file to write to; give path=")
+    if target is None and (overwrite or not resume):
+        name = "overwrite=True" if overwrite else "resume=False"
+        raise OptionError(f"{name} has no effect without a file; give path=")
     if keep is not None and target is not None:
         raise OptionError("keep= is for a sweep without a file; path= keeps its counts beside it")
     options = SweepOptions(mode, seed, batch_size, workers, method, memory, progress)
@@ -291,6 +294,8 @@ def attribute(
     Frozen({'unit': 4, 'class_name': 10})
     """
     target = None if path is None else check_output(path, overwrite=overwrite)
+    if target is None and overwrite:
+        raise OptionError("overwrite=True has no effect without a file; give path=")
     for name, value in (("steps", steps), ("check_units", check_units)):
         if value < 0:
             raise OptionError(f"{name}={value} is negative; give 0 or more")

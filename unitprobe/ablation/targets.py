@@ -27,15 +27,15 @@ Directions = ArrayLike | Mapping[str, ArrayLike]
 class Targets:
     """What is ablated at one layer, one target after another.
 
-    A layer's activation has *coordinates*: along its unit axis, the units themselves, or, where
-    `directions` are given, its projections on them.
+    The *coordinates* of an activation are its units, or its projections on `directions` if these
+    are given.
 
     Attributes
     ----------
     layer : Layer
         The layer.
     groups : tuple of tuples of int
-        Of each target, the coordinates that are replaced together; one for a single unit.
+        The coordinates that each target replaces together; one for a single unit.
     directions : Tensor or None
         (direction, unit), rows of length 1, orthogonal within a group. None: the unit axes.
     """
@@ -66,7 +66,7 @@ class Targets:
         Parameters
         ----------
         activation : Tensor
-            As the layer gives it.
+            The activation of the layer.
         which : sequence of int, optional
             The coordinates.
 
@@ -88,7 +88,7 @@ class Targets:
         Parameters
         ----------
         activation : Tensor
-            As the layer gives it.
+            The activation of the layer.
         group : sequence of int
             The coordinates.
         values : Tensor
@@ -115,7 +115,7 @@ class Targets:
 def choose_targets(
     layer: Layer, units: Units | None, groups: Groups | None, directions: Directions | None
 ) -> Targets:
-    """Return what is ablated at a layer; all its units if nothing is given.
+    """Return what is ablated at a layer: all its units if nothing is given.
 
     Raises
     ------
@@ -135,7 +135,10 @@ def choose_targets(
     else:
         given = [[unit] for unit in range(layer.units)]
     if not given or not all(given):
-        raise OptionError("units=[] names no unit; give indices such as [0, 1], or None for all")
+        raise OptionError(
+            "units= or groups= is empty or has an empty group; give indices such as [0, 1], or "
+            "None for all units"
+        )
     for group in given:
         wrong = [unit for unit in group if not 0 <= unit < layer.units]
         if wrong:
@@ -151,8 +154,8 @@ def _of_layer(layer: Layer, given: object) -> Any:
         return given
     if layer.name not in given:
         raise OptionError(
-            f"layer {layer.name!r} is swept, but only {', '.join(map(repr, given))} are given; "
-            "name it too, or choose these layers with layers="
+            f"layer {layer.name!r} is ablated, but only {', '.join(map(repr, given))} are given; "
+            "add it, or choose these layers with layers="
         )
     return given[layer.name]
 
@@ -166,7 +169,7 @@ def _rows(layer: Layer, directions: ArrayLike) -> Tensor:
         )
     length = rows.norm(dim=1, keepdim=True)
     if not bool(torch.isfinite(rows).all()) or bool((length == 0).any()):
-        raise OptionError(f"directions for layer {layer.name!r} hold a zero row, NaN or infinity")
+        raise OptionError(f"directions for layer {layer.name!r} have a zero row, NaN or infinity")
     normalized: Tensor = rows / length
     return normalized
 
@@ -179,7 +182,7 @@ def targets_of_weights(
     Raises
     ------
     OptionError
-        Directions have no weights of their own.
+        The targets are directions, which have no weights of their own.
     LayerError
         The units of a layer are not made by one convolution or linear layer, or are those of
         another layer too.
@@ -187,7 +190,7 @@ def targets_of_weights(
     moved: dict[str, Targets] = {}
     for targets in swept:
         if targets.directions is not None:
-            raise OptionError("mode='weights' silences units; directions= needs another mode")
+            raise OptionError("mode='weights' cannot silence directions; choose another mode")
         made_by = _layer_that_makes(targets.layer, listed)
         if not _reaches(network, made_by, targets.layer, example):
             raise _not_made_by_one(targets.layer, made_by)
@@ -201,7 +204,7 @@ def targets_of_weights(
 
 
 def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
-    """Return the convolution or linear layer whose units a layer passes on, normalised or not."""
+    """Return the convolution or linear layer that makes the units of a layer."""
     between: Layer = layer
     for before in reversed(listed[: listed.index(layer) + 1]):
         if before.kind in ("conv", "linear") and before.units == layer.units:
@@ -213,7 +216,7 @@ def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
 
 
 def _reaches(network: Network, source: Layer, layer: Layer, example: Tensor) -> bool:
-    """Tell whether a layer changes with the one listed before it, which may be a branch beside."""
+    """Return whether a layer depends on an earlier one, which may be in another branch."""
     if source is layer:
         return True
     shift = 0.0
@@ -230,7 +233,7 @@ def _reaches(network: Network, source: Layer, layer: Layer, example: Tensor) -> 
         torch.no_grad(),
         watch_layers(network.module, [source, layer], visit) as watcher,
     ):
-        # A rectified unit may hear of one sign only.
+        # A rectified unit may pass on changes of one sign only.
         for added in (0.0, 1000.0, -1000.0):
             shift = added
             run(network, example, watcher)

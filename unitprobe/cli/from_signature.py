@@ -256,9 +256,9 @@ def parameter_help(docstring: str) -> dict[str, str]:
     >>> parameter_help(inspect.getdoc(parameter_help))
     {'docstring': 'The whole docstring.'}
     """
-    _, _, section = docstring.partition("Parameters\n----------\n")
+    section = docstring.partition("Parameters\n----------\n")[2].partition("\n\n")[0]
     found: dict[str, str] = {}
-    for names, text in re.findall(r"^(\w[^\n]*)\n((?:    [^\n]*\n?)+)", section, re.MULTILINE):
+    for names, text in re.findall(r"^(\**\w[^\n]*)\n((?:    [^\n]*\n?)+)", section, re.MULTILINE):
         words = " ".join(text.split()).replace("`", "")
         sentence = re.split(r"(?<=\.)\s", words)[0]
         for name in names.partition(" : ")[0].split(", "):

@@ -6,7 +6,7 @@ To add a protocol, write its function and its summary in a module of this packag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -49,7 +49,8 @@ class Protocol:
     caption: str
 
 
-PROTOCOLS: Mapping[str, Protocol] = {
+#: Every protocol, by name.
+PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol(
