@@ -17,7 +17,8 @@ PACKAGE = ROOT / "unitprobe"
 # imports only from lower layers. Its own modules may import one another.
 DEPENDENCY_LAYERS = [
     ["errors", "typing"],
-    ["compiled", "memory"],
+    ["compiled", "options"],
+    ["memory"],
     ["means", "metrics", "models", "progress", "stimuli"],
     ["inference", "layers", "online"],
     ["batches", "responses", "store"],

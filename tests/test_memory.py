@@ -76,3 +76,11 @@ def test_what_the_user_has_set_is_left_alone():
     ordinary, kept, inside, after = sizes(MALLOC_ARENA_MAX="2")
     assert kept > 0.9 * ordinary
     assert max(inside, after) < 20
+
+
+@pytest.mark.process
+def test_the_option_turns_it_off():
+    off = "import unitprobe\nunitprobe.set_options(keep_freed_memory=False)\n"
+    ordinary, kept, inside, after = sizes(off + SCRIPT)
+    assert kept > 0.9 * ordinary
+    assert max(inside, after) < 20

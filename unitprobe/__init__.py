@@ -5,6 +5,7 @@ from unitprobe.ablation import Noise, Value, ablate, attribute
 from unitprobe.analysis import analyze, layer_table, unit_table
 from unitprobe.layers import Layer, list_layers, weight_norms
 from unitprobe.models import Network, load_model
+from unitprobe.options import set_options
 from unitprobe.probe import Probe
 from unitprobe.recording import record
 from unitprobe.regularizer import SelectivityRegularizer, alpha_schedule
@@ -33,6 +34,7 @@ __all__ = [
     "open_store",
     "record",
     "save_tree",
+    "set_options",
     "unit_table",
     "verify_store",
     "weight_norms",

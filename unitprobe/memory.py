@@ -1,8 +1,8 @@
-"""Keep the memory of one batch's activations, or of one ablation's, for those of the next.
+"""Keep the memory of one batch's activations for those of the next.
 
-Activations are as large as they are short-lived, and the C library hands large memory back to the
-system as soon as it is free. The system clears every page before it lends it again, which took a
-third of the time of a ResNet-18 on images of 224 pixels.
+The C library returns large freed memory to the system at once, and the system clears every page
+before it hands it out again. Activations are large and short-lived, so this takes a good part of
+a forward pass; ``docs/performance.md`` has how much.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from unitprobe.options import get_option
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -27,14 +29,16 @@ _open: list[ctypes.CDLL] = []
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Let the process keep what it frees until the end, where it is given back.
+    """Let the process keep freed memory inside the context; give it back at the end.
+
+    Does nothing after ``unitprobe.set_options(keep_freed_memory=False)``, where the C library is
+    not glibc, or where ``MALLOC_...`` or ``GLIBC_TUNABLES`` is set in the environment.
 
     Notes
     -----
-    Only glibc can be told, by ``mallopt``, for the whole process. It does not say what it was told
-    before: afterwards its thresholds are those that it comes to by itself where large tensors are
-    freed. Whoever has set them in the environment (``MALLOC_...``, ``GLIBC_TUNABLES``) is left
-    alone. Contexts may lie within each other, or in several threads: the last to end gives it back.
+    It calls ``mallopt``, which applies to the whole process. glibc does not tell its settings:
+    afterwards the thresholds are those that it reaches by itself where large tensors are freed.
+    Contexts may be nested or in several threads: the last one that ends gives the memory back.
 
     Examples
     --------
@@ -42,7 +46,8 @@ def keeping_freed_memory() -> Iterator[None]:
     ...     pass
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if chosen or platform.libc_ver()[0] != "glibc":
+    wanted = get_option("keep_freed_memory")
+    if chosen or not wanted or platform.libc_ver()[0] != "glibc":
         yield
         return
     library = ctypes.CDLL(None)

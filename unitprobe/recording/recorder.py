@@ -65,6 +65,9 @@ def record(
     bit, for any number of processes that compute alike (on equal devices, with equal numbers of
     threads), and each of them returns it.
 
+    While it runs, glibc is told to keep freed memory, in the whole process;
+    ``unitprobe.set_options(keep_freed_memory=False)`` turns this off.
+
     Parameters
     ----------
     model : Network or nn.Module
