@@ -30,7 +30,7 @@ from unitprobe.errors import (
     StoreNotFoundError,
 )
 from unitprobe.protocols import morcos_protocol
-from unitprobe.store.lock import RecordingLock
+from unitprobe.store.lock import FolderLock
 
 TESTS = Path(__file__).parent.parent
 
@@ -306,7 +306,7 @@ def test_a_protocol_leaves_a_folder_of_something_else_alone(tmp_path):
 def test_a_protocol_begins_anew_if_asked_to(tmp_path):
     def fail(*, resume):
         with checkpoint.keeping(tmp_path / "a.h5", resume=resume) as folder:
-            before = folder.exists()
+            before = any(folder.glob("sweep-*"))
             (folder / "sweep-0.partial").mkdir(parents=True, exist_ok=True)
             raise InterruptedTestError(before)
 
@@ -398,11 +398,10 @@ def test_a_folder_of_something_else_is_left_alone(stimuli, tmp_path):
     assert (folder / "thesis.txt").read_text() == "all of it"
 
 
-def test_two_processes_do_not_sweep_into_one_file(stimuli, tmp_path, monkeypatch):
-    monkeypatch.setattr("unitprobe.store.lock._TRIES", 1)
-    held = RecordingLock(tmp_path / "a.h5.partial" / "lock")
+def test_two_processes_do_not_sweep_into_one_file(stimuli, tmp_path):
+    held = FolderLock(tmp_path / "a.h5.partial" / "lock", "ablated")
     held.acquire()
-    with pytest.raises(StoreExistsError, match="by another process"):
+    with pytest.raises(StoreExistsError, match="is being ablated by another process"):
         ablate(tmp_path / "a.h5", stimuli)
     held.release()
     ablate(tmp_path / "a.h5", stimuli).close()

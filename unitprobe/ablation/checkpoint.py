@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,17 +22,15 @@ import numpy.typing as npt
 
 from unitprobe.ablation.outcome import Outcomes
 from unitprobe.ablation.targets import Targets
-from unitprobe.errors import ContentsMismatchError, StoreError, StoreExistsError
-from unitprobe.store import writing
-from unitprobe.store.files import write_atomically
-from unitprobe.store.lock import RecordingLock
-from unitprobe.store.shards import folder_of
+from unitprobe.store.partial import PartialFolder, Work, differences
 
 #: Seconds between two writes, at least.
 SECONDS = 5.0
 
 _COUNTS = "ablation-counts"
-_OURS = ("lock", _COUNTS, "logit-changes-", "merged.h5")
+ABLATION = Work("ablation", "ablated", rf"{_COUNTS}.*|logit-changes-.*|merged\.h5.*")
+#: The folder of a protocol holds one folder for each of its sweeps.
+PROTOCOL = Work("protocol", "computed", r"sweep-.*")
 
 
 @dataclass
@@ -82,26 +78,20 @@ class Counts:
         return found
 
 
-class Checkpoint:
-    """The file in which the counts of one sweep are kept until it is finished. A context manager.
+class Checkpoint(PartialFolder):
+    """The folder in which the counts of one sweep are kept until it is finished.
 
     Parameters
     ----------
     path : Path
-        Where the finished result will stand; the counts are in the folder ``PATH.partial``.
+        The target, where the finished result will be.
     contents : mapping of str to str
         What the counts depend on; two sweeps with the same contents are the same sweep.
     logits : array (output,)
-        Of the intact network on the first stimulus. The contents cannot see everything: a lambda
+        Of the intact network on the first stimulus. The contents cannot cover everything: a lambda
         in the transform, an attribute that the network reads while it runs.
     resume : bool
-        Go on with what is there; else begin anew.
-
-    Raises
-    ------
-    StoreExistsError
-        A folder of the same name holds something else, or another process sweeps there; raised on
-        entering the context.
+        Go on with what is there; if False, begin anew.
     """
 
     def __init__(
@@ -112,39 +102,17 @@ class Checkpoint:
         *,
         resume: bool,
     ) -> None:
-        self.folder = folder_of(path)
-        self._file = self.folder / _COUNTS
+        super().__init__(path, ABLATION)
         self._contents = dict(contents)
         self._logits = logits
         self._written = time.monotonic()
         self._resume = resume
-        self._lock = RecordingLock(self.folder / "lock")
 
     def __enter__(self) -> Checkpoint:
-        with writing(self.folder):
-            foreign = [name for name in self._names() if not name.startswith(_OURS)]
-        if foreign:
-            raise StoreExistsError(
-                f"{self.folder} is in the way and no unfinished ablation: it holds "
-                f"{foreign[0]}; choose another path"
-            )
-        with writing(self.folder):
-            self._lock.acquire()
+        self.acquire()
         if not self._resume:
-            for name in self._names():
-                if name != "lock":
-                    (self.folder / name).unlink()
+            self.clear()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._names() == ["lock"]:  # it failed before anything was kept
-            self.remove()
-        self._lock.release()
 
     def restore(self, counts: Counts) -> None:
         """Bring counts to where the sweep stopped; leave them as they are if it has not begun.
@@ -156,27 +124,18 @@ class Checkpoint:
         StoreError
             The file is damaged.
         """
-        if not self._file.exists():
+        if _COUNTS not in self.names():
             return
-        kept = self._read()
-        before = json.loads(str(kept["contents"]))
-        changed = [
-            f"{key} {_short(before.get(key))} there, {_short(value)} now"
-            for key, value in self._contents.items()
-            if before.get(key) != value
-        ]
+        with np.load(io.BytesIO(self.read(_COUNTS)), allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+        different = differences(json.loads(str(kept["contents"])), self._contents)
         logits = kept["logits"]
-        if not changed and (
+        if not different and (
             logits.shape != self._logits.shape
             or not np.allclose(logits, self._logits, rtol=1e-3, atol=1e-3 * np.abs(logits).max())
         ):
-            changed = ["the network gives other logits for the first stimulus"]
-        if changed:
-            raise ContentsMismatchError(
-                f"{self.folder} holds an unfinished ablation of something else "
-                f"({', '.join(changed)}); choose another path, or give it up with resume=False "
-                "(--no-resume)"
-            )
+            different = ["the network gives other logits for the first stimulus"]
+        self.refuse(different)
         for name, array in counts.arrays().items():
             array[...] = kept[name]
         counts.stimuli, counts.layers, counts.batch_size = kept["progress"].tolist()
@@ -196,40 +155,6 @@ class Checkpoint:
         self.write(_COUNTS, image.getvalue())
         self._written = time.monotonic()
 
-    def write(self, name: str, contents: bytes) -> None:
-        """Put a file into the folder, whole or not at all, behind its checksum."""
-        with writing(self.folder):
-            checksum = hashlib.sha256(contents).hexdigest().encode()
-            write_atomically(self.folder / name, checksum + b"\n" + contents)
-
-    def read(self, name: str) -> bytes:
-        """Return what was written.
-
-        Raises
-        ------
-        StoreError
-            It is damaged or gone.
-        """
-        path = self.folder / name
-        try:
-            checksum, _, contents = path.read_bytes().partition(b"\n")
-        except FileNotFoundError:
-            checksum, contents = b"", b""
-        if hashlib.sha256(contents).hexdigest().encode() != checksum:
-            raise StoreError(f"{path} is damaged; begin anew with resume=False (--no-resume)")
-        return contents
-
-    def remove(self) -> None:
-        """Delete the folder, once the result is in place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _names(self) -> list[str]:
-        return sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
-
-    def _read(self) -> dict[str, npt.NDArray[np.generic]]:
-        with np.load(io.BytesIO(self.read(_COUNTS)), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-
 
 @contextmanager
 def keeping(path: Path, *, resume: bool) -> Iterator[Path]:
@@ -240,32 +165,20 @@ def keeping(path: Path, *, resume: bool) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        Where the finished result will stand.
+        The target, where the finished result will be.
     resume : bool
-        Go on with what is there; else begin anew.
+        Go on with what is there; if False, begin anew.
 
     Raises
     ------
     StoreExistsError
-        A folder of the same name holds something else.
+        A folder of the same name holds something else, or another process works in it.
     """
-    folder = folder_of(path)
-    names = sorted(each.name for each in folder.iterdir()) if folder.exists() else []
-    foreign = [name for name in names if not name.startswith("sweep-")]
-    if foreign:
-        raise StoreExistsError(
-            f"{folder} is in the way and no unfinished protocol: it holds {foreign[0]}; choose "
-            "another path"
-        )
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield folder
-    except BaseException:
-        if folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    with PartialFolder(path, PROTOCOL) as kept:
+        if not resume:
+            kept.clear()
+        yield kept.folder
+        kept.remove()
 
 
 def describe_targets(swept: Sequence[Targets]) -> str:
@@ -276,8 +189,3 @@ def describe_targets(swept: Sequence[Targets]) -> str:
         if targets.directions is not None:
             digest.update(targets.directions.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _short(value: str | None) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"

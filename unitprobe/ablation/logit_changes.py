@@ -103,7 +103,7 @@ class LogitChanges:
             output=np.arange(self._outputs),
         )
         partial = self._checkpoint.folder / "merged.h5"
-        with writing(path):
+        with writing(path, "ablated"):
             reserve(partial, self.size + 2 * tree.nbytes + 2**20)
             tree.to_netcdf(partial, engine="h5netcdf")
             with h5netcdf.File(partial, "a") as file:

@@ -48,16 +48,19 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write below into a `StorageError` that names `path` and the reason."""
+def writing(path: Path, participle: str = "") -> Iterator[None]:
+    """Turn a failure to write below into a `StorageError` that names `path` and the reason.
+
+    `participle` says what is kept of unfinished work, if there is any: "recorded", "ablated".
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
         if isinstance(error, UnitprobeError):
             raise
+        kept = f", what was {participle} before is kept" if participle else ""
         raise StorageError(
-            f"{path} could not be written: {error}; make room and run the same again, "
-            "what was recorded before is kept"
+            f"{path} could not be written: {error}; make room and run the same again{kept}"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""One recording at a time: a lock that dies with the process that holds it.
+"""Let one run at a time work in a folder: a lock that ends with the process that holds it.
 
-On Linux and macOS the lock is `flock`'s, and one run holds it in all its processes. On Windows it
-is `msvcrt`'s and the first process alone holds it. Where the file system knows no locks, nothing is
-locked and a warning says so.
+On Linux and macOS it is a lock of `flock`, and one run holds it in all its processes. On Windows it
+is a lock of `msvcrt`, and only the first process holds it. Where the file system has no locks,
+nothing is locked and a warning says so.
 """
 
 from __future__ import annotations
@@ -22,23 +22,29 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-#: Whoever looks whether a lock is held (`is_held`) holds it for a moment; so a refusal is final
-#: only after some tries.
-_TRIES, _PAUSE = 10, 0.05
+#: A process that looks whether a lock is held (`is_held`) holds it for a moment. So a refusal is
+#: final only after some tries, with so many seconds between them.
+_PAUSE = 0.05
 _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
-class RecordingLock:
-    """The lock of an unfinished recording, a file in its folder.
+class FolderLock:
+    """The lock of the folder of unfinished work, a file in it.
 
     Parameters
     ----------
     path : Path
         The file. It stays when the lock is released; only a lock on it counts.
+    participle : str
+        What is done in the folder: "recorded", "ablated".
+    tries : int
+        How often to try before the lock counts as held by another process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, participle: str, *, tries: int = 10) -> None:
         self._path = path
+        self._participle = participle
+        self._tries = tries
         self._handle = -1
         #: Whether this process took the lock alone, as the first of its run.
         self.owned = False
@@ -51,18 +57,18 @@ class RecordingLock:
         StoreExistsError
             Another process holds it.
         """
-        for attempt in range(_TRIES):
-            self._path.parent.mkdir(exist_ok=True)
+        for attempt in range(self._tries):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             if not _try_lock(self._handle, shared=shared):
                 holder = os.read(self._handle, 200).decode(errors="replace").strip()
                 self.release()
-                if attempt == _TRIES - 1:
+                if attempt == self._tries - 1:
                     raise StoreExistsError(
-                        f"{self._path.parent} is being recorded by another process"
+                        f"{self._path.parent} is being {self._participle} by another process"
                         f"{f' ({holder})' if holder else ''}; wait for it, or choose another path"
                     )
-            elif self._is_in_place():
+            elif self._is_same_file():
                 self.owned = not shared
                 if not shared:
                     os.ftruncate(self._handle, 0)
@@ -70,7 +76,7 @@ class RecordingLock:
                     os.write(self._handle, holder.encode())
                 return
             else:
-                self.release()  # who held it has finished meanwhile, and removed its folder
+                self.release()  # the run that held it has finished and removed its folder
             time.sleep(_PAUSE)
 
     def share(self) -> None:
@@ -84,11 +90,19 @@ class RecordingLock:
             os.close(self._handle)
             self._handle, self.owned = -1, False
 
-    def _is_in_place(self) -> bool:
+    def _is_same_file(self) -> bool:
         try:
             return os.path.samestat(os.fstat(self._handle), self._path.stat())
         except OSError:
             return False
+
+
+def holder_of(path: Path) -> str:
+    """Return in words which process took the lock last: ``"process 12 on host"``, or nothing."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def is_held(path: Path) -> bool:
@@ -117,8 +131,8 @@ def _try_lock(handle: int, *, shared: bool, quiet: bool = False) -> bool:
             return False
         if not quiet:
             warnings.warn(
-                f"the file system has no locks ({error.strerror}): make sure that nothing else "
-                "records to the same path",
+                f"the file system has no locks ({error.strerror}): make sure that no other process "
+                "works on the same path",
                 UnitprobeWarning,
                 stacklevel=2,
             )

@@ -21,9 +21,10 @@ from unitprobe.store.files import (
     reserve,
     writing,
 )
+from unitprobe.store.partial import folder_of
 from unitprobe.store.schema import SCHEMA_VERSION, compression_filter
 from unitprobe.store.seal import seal
-from unitprobe.store.shards import folder_of, read_manifest, read_marks
+from unitprobe.store.shards import read_manifest, read_marks
 
 CONTENTS = ("recording", "analysis", "ablation")
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,7 +21,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from unitprobe.errors import ContentsMismatchError, StoreError, StoreExistsError
+from unitprobe.errors import StoreError
 from unitprobe.store.files import (
     allocate,
     put_in_place,
@@ -32,7 +30,7 @@ from unitprobe.store.files import (
     writing,
 )
 from unitprobe.store.layout import ArrayLayout, layout_of, structure_of
-from unitprobe.store.lock import RecordingLock
+from unitprobe.store.partial import PartialFolder, Work
 from unitprobe.store.schema import SCHEMA_VERSION, Recording
 from unitprobe.store.seal import SealedShard, seal
 from unitprobe.store.skeleton import compress, variable_path, write_skeleton
@@ -41,8 +39,11 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 #: First stimulus and the one after the last.
 Range = tuple[int, int]
 
-_OURS = re.compile(
-    r"((shard-\d+\.json|manifest\.json|data|structure)(\.tmp)?)|shard-\d+\.h5|compressed|lock"
+#: Also the files of older versions, which are not continued.
+RECORDING = Work(
+    "recording",
+    "recorded",
+    r"((shard-\d+\.json|manifest\.json|data|structure)(\.tmp)?)|shard-\d+\.h5|compressed",
 )
 
 
@@ -54,11 +55,6 @@ class Mark:
     stop: int
     crc32: int
     unreached: Mapping[str, int] = field(default_factory=dict)
-
-
-def folder_of(path: Path) -> Path:
-    """Return the folder in which a recording is kept until it is finished."""
-    return path.with_name(f"{path.name}.partial")
 
 
 class Shards:
@@ -76,12 +72,12 @@ class Shards:
     """
 
     def __init__(self, path: Path, recording: Recording) -> None:
-        self.folder = folder_of(path)
+        self._partial = PartialFolder(path, RECORDING)
+        self.folder = self._partial.folder
         self._target = path
         self._recording = recording
         self._data = self.folder / "data"
         self._structure = self.folder / "structure"
-        self._lock = RecordingLock(self.folder / "lock")
         self._layouts: dict[str, ArrayLayout] = {}
 
     def begin(self, *, resume: bool, shared: bool = False) -> None:
@@ -103,15 +99,7 @@ class Shards:
         StorageError
             There is no room for the recording.
         """
-        with writing(self.folder):
-            foreign = _foreign(self.folder)
-        if foreign:
-            raise StoreExistsError(
-                f"{self.folder} is in the way and not unitprobe's: it holds {foreign[0]}; "
-                "choose another path for the recording"
-            )
-        with writing(self.folder):
-            self._lock.acquire()
+        self._partial.acquire()
         if resume and self._data.exists() and any(self.folder.glob("shard-*")):
             self._check_contents()
             self._restore_structure()
@@ -119,11 +107,11 @@ class Shards:
             self._begin_anew()
         self._read_layouts()
         if shared:
-            self._lock.share()
+            self._partial.share()
 
     def join(self) -> None:
         """Take part in what another process of this run has begun."""
-        self._lock.acquire(shared=True)
+        self._partial.acquire(shared=True)
         self._read_layouts()
 
     def ranges(self) -> list[Range]:
@@ -143,7 +131,7 @@ class Shards:
         """
         stop = start + len(next(iter(arrays.values())))
         checksum = 0
-        with writing(self._data):
+        with writing(self._data, RECORDING.participle):
             with self._data.open("r+b", buffering=0) as file:
                 for array in self._recording.arrays:
                     values, layout = arrays[array.layer], self._layouts[array.layer]
@@ -188,7 +176,7 @@ class Shards:
                 "run the same recording again"
             )
         finished = self._data
-        with writing(self._target):
+        with writing(self._target, RECORDING.participle):
             self._count_unreached(marks.values())
             if self._recording.compression is not None:
                 finished = self.folder / "compressed"
@@ -200,15 +188,13 @@ class Shards:
         self.remove()
 
     def remove(self) -> None:
-        """Delete the folder; the data first, without which whatever is left counts for nothing."""
+        """Delete the folder; the data first, without which the rest is not continued."""
         self._data.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._partial.remove()
 
     def close(self) -> None:
         """Let others record; delete the folder if it holds no shard."""
-        if self._lock.owned and not any(self.folder.glob("shard-*")):
-            self.remove()
-        self._lock.release()
+        self._partial.release(delete=not any(self.folder.glob("shard-*")))
 
     def _mark_path(self, start: int) -> Path:
         return self.folder / f"shard-{start:09d}.json"
@@ -231,11 +217,9 @@ class Shards:
 
     def _begin_anew(self) -> None:
         made = self.folder / "data.tmp"
-        with writing(self._target):
-            self._data.unlink(missing_ok=True)  # first: what is left then counts for nothing
-            for path in self.folder.iterdir():
-                if path.name != "lock":
-                    path.unlink()
+        with writing(self._target, RECORDING.participle):
+            self._data.unlink(missing_ok=True)  # first: without it the rest is not continued
+            self._partial.clear()
             # HDF5 crashes where the disk fills up beneath it, so first see that all fits.
             reserve(made, self._recording.file_bytes)
             write_skeleton(made, self._recording)
@@ -298,18 +282,7 @@ class Shards:
         return {**self._recording.contents, "stimuli in a shard": shard}
 
     def _check_contents(self) -> None:
-        before = read_manifest(self.folder)["contents"]
-        wanted = self._contents()
-        changed = [key for key in wanted if before.get(key) != wanted[key]]
-        if changed:
-            what = ", ".join(
-                f"{key} {_short(before.get(key))} there, {_short(wanted[key])} now"
-                for key in changed
-            )
-            raise ContentsMismatchError(
-                f"{self.folder} holds an unfinished recording of something else ({what}); choose "
-                "another path, or give it up with resume=False (--no-resume)"
-            )
+        self._partial.check_contents(read_manifest(self.folder)["contents"], self._contents())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -353,15 +326,3 @@ def _read_structure(path: Path) -> bytes:
             file.seek(start)
             parts.append(file.read(length))
     return b"".join(parts)
-
-
-def _foreign(folder: Path) -> list[str]:
-    """Return the names in a folder that are none of a recording's."""
-    if not folder.exists():
-        return []
-    return sorted(path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name))
-
-
-def _short(value: str | None) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"

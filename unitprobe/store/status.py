@@ -10,7 +10,8 @@ from pathlib import Path
 from unitprobe.errors import StoreError, StoreNotFoundError
 from unitprobe.store.files import reading
 from unitprobe.store.lock import is_held
-from unitprobe.store.shards import Mark, folder_of, read_manifest, read_marks
+from unitprobe.store.partial import LOCK, folder_of
+from unitprobe.store.shards import Mark, read_manifest, read_marks
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def recording_status(path: str | os.PathLike[str]) -> RecordingStatus:
     folder = folder_of(target)
     # An unfinished recording may be about to replace a finished file.
     if folder.is_dir() and (folder / "manifest.json").exists():
-        active = is_held(folder / "lock")
+        active = is_held(folder / LOCK)
         if active or not target.exists():
             return _unfinished(target, folder, active=active)
     if not target.exists():
@@ -131,7 +132,7 @@ def _unfinished(target: Path, folder: Path, *, active: bool) -> RecordingStatus:
 
 def _rate(folder: Path, marks: dict[int, Mark]) -> float | None:
     """Return the stimuli per second since the lock was taken, by the times of the marks."""
-    begun = (folder / "lock").stat().st_mtime
+    begun = (folder / LOCK).stat().st_mtime
     count = 0
     for start, mark in marks.items():
         path = folder / f"shard-{start:09d}.json"
