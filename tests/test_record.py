@@ -553,3 +553,20 @@ def test_stimuli_that_do_not_reach_a_layer_are_nan_there_and_counted(
     assert tree["second"].attrs["unreached_stimuli"] == (~bright).sum()
     assert "unreached_stimuli" not in tree["first"].attrs
     assert not np.isnan(tree["first"]["response"]).any()
+
+
+def test_without_a_path_the_same_tree_is_kept_in_memory(tmp_path):
+    network, stimuli = networks.build_tiny(), make_stimuli(20)
+    for pool in ("mean", "none"):
+        kept = up.record(network, stimuli, pool=pool, progress=False)
+        with up.record(network, stimuli, tmp_path / f"{pool}.h5", pool=pool) as stored:
+            xr.testing.assert_identical(kept, stored.load())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mean.h5", "none.h5"]
+
+
+@pytest.mark.parametrize(
+    "option", [{"overwrite": True}, {"resume": False}, {"max_size": "1GB"}, {"compression": "zstd"}]
+)
+def test_options_of_the_file_are_refused_without_one(option):
+    with pytest.raises(OptionError, match=f"{next(iter(option))}= has no effect without a path"):
+        up.record(networks.build_tiny(), make_stimuli(4), **option)

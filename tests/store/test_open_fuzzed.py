@@ -17,8 +17,8 @@ from conftest import make_stimuli
 
 import unitprobe as up
 from unitprobe.errors import StoreError
+from unitprobe.store.checksum_footer import write_footer
 from unitprobe.store.layout import structure_of
-from unitprobe.store.seal import seal
 
 TESTS = Path(__file__).parent.parent
 COUNT = 1000 if os.environ.get("UNITPROBE_LONG_TESTS") else 60
@@ -130,7 +130,7 @@ def test_an_unsealed_store_is_refused_or_read_too(store, tmp_path, sealed):
         with h5py.File(paths[-1], "r+") as file:
             edit(file)
         if sealed:
-            seal(paths[-1])
+            write_footer(paths[-1])
     found = {Path(path).stem: outcome for path, outcome in read(paths).items()}
     for name in ("length", "flat", "type", "objects", "labels", "ids", "scalar", "a_group"):
         assert found[name].startswith("refused"), (name, found[name])

@@ -73,7 +73,7 @@ def test_processes_of_one_run_share_a_folder(partial, tmp_path):
     with partial:
         partial.share()
         other.acquire(shared=True)
-        other.release(delete=True)  # only the process that began deletes
+        other.release()  # only the process that began deletes the folder
         assert partial.folder.exists()
 
 

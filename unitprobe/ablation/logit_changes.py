@@ -18,8 +18,8 @@ from unitprobe.ablation.targets import Targets
 from unitprobe.errors import StorageError
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import writing
+from unitprobe.store.checksum_footer import write_footer
 from unitprobe.store.files import put_in_place, reserve
-from unitprobe.store.seal import seal
 
 _CHUNK_NUMBERS = 2**18  # 1 MB
 
@@ -109,7 +109,7 @@ class LogitChanges:
             with h5netcdf.File(partial, "a") as file:
                 for name, targets in zip(tree.children, self._swept, strict=True):
                     self._append(file[name], targets, str(tree[name]["loss_increase"].dims[0]))
-            seal(partial)
+            write_footer(partial)
             put_in_place(partial, path)
 
     def _append(self, group: h5netcdf.Group, targets: Targets, dim: str) -> None:

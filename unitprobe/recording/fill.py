@@ -15,19 +15,20 @@ from unitprobe.errors import ContentsMismatchError
 from unitprobe.memory import keeping_freed_memory
 from unitprobe.probe import Probe, Responses
 from unitprobe.progress import progress_bar
-from unitprobe.recording.blocks import Block
+from unitprobe.recording.in_memory import MemoryRecording
 from unitprobe.recording.processes import Processes
+from unitprobe.recording.shard_buffer import ShardBuffer
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import Range, Recording, Shards
 
 
-class Eye:
-    """A probe on a device, in the precision that is asked for.
+class AutocastProbe:
+    """A probe on a device, in the precision that was chosen.
 
     Parameters
     ----------
     probe : Probe
-        What sees.
+        Gives the responses.
     device : torch.device
         Where its network runs.
     autocast : str, optional
@@ -53,7 +54,7 @@ class Eye:
         return dict(self._probe.unreached)
 
     def forget(self) -> None:
-        """Count anew: what was shown so far was only to try."""
+        """Reset the counts: the stimuli so far were only shown to look at the network."""
         self._probe.unreached.clear()
         self._probe.stimulus_count = 0
 
@@ -65,14 +66,12 @@ class Recorder:
     ----------
     run : Processes
         The processes that record together.
-    see : Eye
+    probe : AutocastProbe
         Gives the responses to a batch.
     stimuli : Stimuli
         All stimuli, ready for the network.
     recording : Recording
         What is recorded.
-    shards : Shards
-        Where to.
     size : sequence of int
         Channels, height and width that all stimuli must have.
     workers : int
@@ -82,61 +81,59 @@ class Recorder:
     def __init__(
         self,
         run: Processes,
-        see: Eye,
+        probe: AutocastProbe,
         stimuli: Stimuli,
         recording: Recording,
-        shards: Shards,
         *,
         size: Sequence[int],
         workers: int,
     ) -> None:
         self._run = run
-        self._see = see
+        self._probe = probe
         self._stimuli = stimuli
         self._recording = recording
-        self._shards = shards
         self._size = size
         self._workers = workers
 
-    def find_missing(self) -> Sequence[Range]:
-        """Return the shards that are missing, after looking whether the others go on from here.
+    def find_missing(self, shards: Shards) -> Sequence[Range]:
+        """Return the shards that are missing, after checking one of those that are there.
 
         Raises
         ------
         ContentsMismatchError
             The network gives other responses than are recorded.
         """
-        ranges = self._shards.ranges()
-        self._run.gather(lambda: None if self._run.first else self._shards.join())
-        # To check what is there takes as long as to read it: each looks at its part.
-        found = self._run.gather(lambda: self._shards.missing(self._run.share(ranges)))
+        ranges = shards.ranges()
+        self._run.gather(lambda: None if self._run.first else shards.join())
+        # A check reads everything that is there, so each process checks its part.
+        found = self._run.gather(lambda: shards.missing(self._run.share(ranges)))
         missing = [span for part in found for span in part]
         whole = sorted(set(ranges) - set(missing))
         if whole:
-            self._run.first_alone(lambda: self._check_resumed(whole[0][0]))
+            self._run.first_alone(lambda: self._check_resumed(shards, whole[0][0]))
         return missing
 
-    def _check_resumed(self, stimulus: int) -> None:
+    def _check_resumed(self, shards: Shards, stimulus: int) -> None:
         """Compare one stimulus of what is recorded with what the network gives now.
 
-        The key of a recording cannot see everything: a lambda in the transform, an attribute that
-        the network reads while it runs.
+        The contents of a recording cannot cover everything: a lambda in the transform, an
+        attribute that the network reads while it runs.
         """
         image, _ = next(load_batches(self._stimuli, [stimulus], batch_size=1))
-        coarse = self._recording.dtype == "float16" or self._see.half
-        for name, response in self._see(image).items():
-            before = self._shards.read(stimulus, name).astype(np.float64)
+        coarse = self._recording.dtype == "float16" or self._probe.half
+        for name, response in self._probe(image).items():
+            before = shards.read(stimulus, name).astype(np.float64)
             now = response[0].cpu().double().numpy()
             scale = float(np.nanmax(np.abs(before), initial=0))
             tolerance = 1e-2 if coarse else 1e-3
             if not np.allclose(before, now, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
                 raise ContentsMismatchError(
-                    f"{self._shards.folder} was recorded with something else: layer {name!r} gives "
+                    f"{shards.folder} was recorded with something else: layer {name!r} gives "
                     f"other responses to stimulus {str(self._stimuli.ids[stimulus])!r} now; choose "
                     "another path, or give it up with resume=False (--no-resume)"
                 )
 
-    def rehearse(self, missing: Sequence[Range]) -> float:
+    def estimate_seconds(self, missing: Sequence[Range]) -> float:
         """Return the seconds that this process's part will take, by the time of one batch."""
         spans = self._run.share(missing)
         batches = self._batches(spans)
@@ -145,14 +142,16 @@ class Recorder:
         for _ in range(2):  # the first call is slower than all that follow
             begun = time.perf_counter()
             images, _ = next(load_these_batches(self._stimuli, batches[:1]))
-            responses = self._see(images)
+            responses = self._probe(images)
             for response in responses.values():
                 response[0].cpu()  # waits for a GPU
             taken = time.perf_counter() - begun
         return taken * sum(map(len, batches)) / len(batches[0])
 
-    def fill(self, missing: Sequence[Range], *, progress: bool) -> None:
-        """Record this process's part of what is missing.
+    def fill(
+        self, target: Shards | MemoryRecording, missing: Sequence[Range], *, progress: bool
+    ) -> None:
+        """Record this process's part of what is missing into a file or into memory.
 
         While the network computes a shard, a thread writes the one before. A failure to write
         stops the recording at the end of a shard.
@@ -160,7 +159,9 @@ class Recorder:
         spans = self._run.share(missing)
         if not spans:
             return
-        blocks = [Block(self._recording, self._see.device) for _ in range(min(2, len(spans)))]
+        buffers = [
+            ShardBuffer(self._recording, self._probe.device) for _ in range(min(2, len(spans)))
+        ]
         written: list[Future[None]] = []
         total = sum(stop - start for start, stop in spans)
         title = self._run.title("recording")
@@ -171,23 +172,23 @@ class Recorder:
         ):
             batches = self._load(spans)
             for number, span in enumerate(spans):
-                block = blocks[number % len(blocks)]
-                if number >= len(blocks):
-                    written[number - len(blocks)].result()
-                block.clear()
+                buffer = buffers[number % len(buffers)]
+                if number >= len(buffers):
+                    written[number - len(buffers)].result()
+                buffer.clear()
                 done = span[0]
                 while done < span[1]:
                     images = next(batches)
-                    before = self._see.unreached()
-                    responses = self._see(images, block.next_rows(len(images)))
+                    before = self._probe.unreached()
+                    responses = self._probe(images, buffer.next_rows(len(images)))
                     missed = {
                         name: count - before.get(name, 0)
-                        for name, count in self._see.unreached().items()
+                        for name, count in self._probe.unreached().items()
                     }
-                    block.keep(responses, missed)
+                    buffer.keep(responses, missed)
                     done += len(images)
                     advance(len(images))
-                written.append(writer.submit(block.write, self._shards, span))
+                written.append(writer.submit(buffer.write, target, span))
             for shard in written:
                 shard.result()
 
@@ -201,7 +202,7 @@ class Recorder:
         ]
 
     def _load(self, spans: Sequence[Range]) -> Iterator[Tensor]:
-        on_gpu = self._see.device.type == "cuda"
+        on_gpu = self._probe.device.type == "cuda"
         for images, _ in load_these_batches(
             self._stimuli,
             self._batches(spans),
@@ -209,4 +210,4 @@ class Recorder:
             size=self._size,
             pinned=on_gpu,
         ):
-            yield images.to(self._see.device, non_blocking=True)
+            yield images.to(self._probe.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Drive stimuli through a network and keep what its units do in a store."""
+"""Show stimuli to a network and keep the responses of its units in a store or in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from unitprobe.layers import Selection, device_of
 from unitprobe.models import Network
 from unitprobe.probe import Probe
 from unitprobe.recording.describe import check_autocast, describe_recording
-from unitprobe.recording.fill import Eye, Recorder
+from unitprobe.recording.fill import AutocastProbe, Recorder
+from unitprobe.recording.in_memory import MemoryRecording
 from unitprobe.recording.processes import Processes, processes
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import (
@@ -38,7 +39,7 @@ from unitprobe.store import (
 def record(
     model: Network | nn.Module,
     stimuli: Stimuli,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     layers: Selection = "activations",
     pool: str = "mean",
@@ -54,11 +55,12 @@ def record(
     progress: bool = True,
     announce: Callable[[str], None] | None = None,
 ) -> xr.DataTree:
-    """Record the responses of a network's units to stimuli in one HDF5 file.
+    """Record the responses of a network's units to stimuli, in one HDF5 file or in memory.
 
-    The file grows in the folder ``PATH.partial`` and is put in place at the end; memory does not
-    grow with the number of stimuli. If the recording is interrupted, the same call goes on where it
-    stopped and ends with the same file. Two recordings of one path refuse each other.
+    The file grows in the folder ``PATH.partial`` and is moved to its path at the end; memory does
+    not grow with the number of stimuli. If the recording is interrupted, the same call goes on
+    where it stopped and ends with the same file. Two recordings of one path refuse each other.
+    Without a path the same tree is returned in memory and nothing is written.
 
     Under torchrun, once `torch.distributed.init_process_group` has run, every process calls this
     with the same arguments and records its own part of the stimuli. The file is the same, bit for
@@ -74,8 +76,8 @@ def record(
         The network. It is left as it was found.
     stimuli : Stimuli
         Labelled images. Without a transform of their own they get the network's.
-    path : path
-        The file to write.
+    path : path, optional
+        The file to write; without it the recording is kept in memory.
     layers : str, sequence of str or callable
         Which layers; see `unitprobe.layers.select_layers`.
     pool : {"mean", "max", "center", "cls", "none"}
@@ -96,10 +98,10 @@ def record(
     workers : int
         Processes that load images; 0 loads them in this one.
     autocast : {None, "bfloat16", "float16"}
-        Let the network compute in this type where PyTorch's autocast thinks it safe.
+        Let the network compute in this type where PyTorch's autocast considers it safe.
     max_size : int or str, optional
-        Refuse to record if the file would be larger, before anything is written: bytes, or such as
-        ``"10GB"``. Compression is not counted on.
+        Refuse to record if the file would be larger, before anything is written: bytes, or text
+        such as ``"10GB"``. Compression is not taken into account.
     progress : bool
         Show the expected size and time and a progress bar if standard error is a terminal.
     announce : callable, optional
@@ -108,7 +110,7 @@ def record(
     Returns
     -------
     xarray.DataTree
-        The finished store, opened by `open_store`.
+        The finished store, opened by `open_store`, or the same in memory.
 
     Raises
     ------
@@ -121,10 +123,11 @@ def record(
     ResponseError
         A layer gives NaN or infinite responses.
     OptionError
-        An option is none, or the file would be larger than `max_size`.
+        An option is invalid or has no effect without a path, or the file would be larger than
+        `max_size`.
     StoreExistsError, ContentsMismatchError, StorageError
-        The file exists or another process records it, another unfinished recording is in its
-        place, or it cannot be written.
+        The file exists or another process records it, the folder holds another unfinished
+        recording, or it cannot be written.
     ProcessError
         Another process of the same run has failed.
 
@@ -138,7 +141,11 @@ def record(
     ...     tree["2"]["response"].sizes
     Frozen({'stimulus': 20, 'unit': 5})
     """
-    target = check_output(path, overwrite=overwrite)
+    if path is None:
+        _check_in_memory(
+            compression=compression, max_size=max_size, overwrite=overwrite, resume=not resume
+        )
+    target = None if path is None else check_output(path, overwrite=overwrite)
     check_dtype(dtype)
     check_autocast(autocast)
     compression_filter(compression)
@@ -148,8 +155,8 @@ def record(
         prepare(model, stimuli, batch_size=batch_size, device=device) as (network, images),
         Probe(network, layers, pool) as probe,
     ):
-        see = Eye(probe, device_of(network.module), autocast)
-        # Where the path depends on the data, layers are looked for on all of the first batch.
+        seen = AutocastProbe(probe, device_of(network.module), autocast)
+        # Where the path depends on the data, layers are searched with all of the first batch.
         few = range(min(batch_size, len(images)))
         example, _ = next(load_batches(images, few, batch_size=batch_size))
         first, chosen = example[:1], probe.resolve(example)
@@ -158,7 +165,7 @@ def record(
             network,
             images,
             chosen,
-            see(first),
+            seen(first),
             pool=pool,
             dtype=dtype,
             compression=compression,
@@ -167,38 +174,58 @@ def record(
         )
         _check_size(recording, limit)
         _check_processes_agree(run, recording)
-        shards = Shards(target, recording)
-        recorder = Recorder(
-            run, see, images, recording, shards, size=first.shape[1:], workers=workers
-        )
-        try:
-            # Another run may have finished the file since it was looked for.
-            run.first_alone(lambda: shards.begin(resume=resume, shared=run.world > 1))
-            run.first_alone(lambda: check_output(path, overwrite=overwrite))
-            missing = recorder.find_missing()
-            if announce is None and progress and sys.stderr.isatty():
-                announce = _print_to_stderr
+        recorder = Recorder(run, seen, images, recording, size=first.shape[1:], workers=workers)
+        if announce is None and progress and sys.stderr.isatty():
+            announce = _print_to_stderr
+
+        def fill(where: Shards | MemoryRecording, missing: Sequence[Range]) -> None:
             if announce is not None and run.first:
-                announce(_expectation(recording, missing, recorder.rehearse(missing)))
-            see.forget()
-            run.gather(lambda: recorder.fill(missing, progress=progress and run.first))
+                seconds = recorder.estimate_seconds(missing)
+                medium = "in memory" if target is None else "on disk"
+                announce(_expectation(recording, missing, seconds, medium))
+            seen.forget()
+            run.gather(lambda: recorder.fill(where, missing, progress=progress and run.first))
+
+        if target is None:
+            if run.world > 1:
+                raise OptionError(
+                    f"a recording of {run.world} processes needs a file; give path= (--out)"
+                )
+            memory = MemoryRecording(recording)
+            fill(memory, recording.shards)
+            return memory.tree()
+        shards = Shards(target, recording)
+        try:
+            run.first_alone(lambda: shards.begin(resume=resume, shared=run.world > 1))
+            # Another run may have finished the file since the first check.
+            run.first_alone(lambda: check_output(target, overwrite=overwrite))
+            fill(shards, recorder.find_missing(shards))
             run.first_alone(shards.finish)
         finally:
             shards.close()
     return open_store(target)
 
 
+def _check_in_memory(**given: object) -> None:
+    """Refuse options that have no effect without a path."""
+    for option, value in given.items():
+        if value:
+            raise OptionError(f"{option}= has no effect without a path; give path= or leave it out")
+
+
 def _print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _expectation(recording: Recording, missing: Sequence[Range], seconds: float) -> str:
+def _expectation(
+    recording: Recording, missing: Sequence[Range], seconds: float, medium: str
+) -> str:
     left = sum(stop - start for start, stop in missing)
     total = len(recording.ids)
     again = "" if left == total else f", {total - left} of them recorded before"
     return (
         f"recording {len(recording.arrays)} layers of {total} stimuli{again}: "
-        f"{format_size(recording.file_bytes)} on disk, about {format_seconds(seconds)}"
+        f"{format_size(recording.file_bytes)} {medium}, about {format_seconds(seconds)}"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from unitprobe.errors import StorageError, StoreError, StoreExistsError, UnitprobeError
-from unitprobe.store.seal import check_seal
+from unitprobe.store.checksum_footer import check_footer
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -139,7 +139,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
     try:
         if path.is_dir() or not h5py.is_hdf5(path):
             raise StoreError(f"{path} is not an HDF5 file; give a file that unitprobe wrote")
-        check_seal(path)
+        check_footer(path)
         with h5py.File(path, "r") as file:
             yield file
     except UnitprobeError:

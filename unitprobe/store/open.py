@@ -13,6 +13,7 @@ import xarray as xr
 
 from unitprobe.errors import OptionError, StoreError, StoreNotFoundError
 from unitprobe.store.backend import RecordingBackend
+from unitprobe.store.checksum_footer import write_footer
 from unitprobe.store.files import (
     check_output,
     first_line,
@@ -23,8 +24,7 @@ from unitprobe.store.files import (
 )
 from unitprobe.store.partial import folder_of
 from unitprobe.store.schema import SCHEMA_VERSION, compression_filter
-from unitprobe.store.seal import seal
-from unitprobe.store.shards import read_manifest, read_marks
+from unitprobe.store.shards import read_manifest, read_markers
 
 CONTENTS = ("recording", "analysis", "ablation")
 
@@ -106,7 +106,7 @@ def save_tree(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: boo
         reserve(partial, 2 * tree.nbytes + 2**20)
         try:
             tree.to_netcdf(partial, engine="h5netcdf")
-            seal(partial)
+            write_footer(partial)
             put_in_place(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ def _why_missing(path: Path) -> str:
         done = f"{folder.name} holds what was done"
         return f"{path} is not finished: {done}; run the same again to go on"
     total = read_manifest(folder)["stimuli"]
-    count = sum(mark.stop - mark.start for mark in read_marks(folder).values())
+    count = sum(marker.stop - marker.start for marker in read_markers(folder).values())
     return (
         f"{path} is not finished: {folder.name} holds {count} of {total} stimuli; "
         "run the same recording again to go on"

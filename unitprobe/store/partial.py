@@ -39,11 +39,14 @@ class Work:
         Such as ``"recorded"``, for "is being recorded by another process".
     files : str
         Regular expression that matches the whole name of each file that may be in the folder.
+    parts : str
+        The same of those from which the work can go on; all of them if empty.
     """
 
     noun: str
     participle: str
     files: str
+    parts: str = ""
 
 
 def folder_of(path: Path) -> Path:
@@ -85,7 +88,7 @@ class PartialFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.release(delete=not self.names())
+        self.release()
 
     def acquire(self, *, shared: bool = False) -> None:
         """Take the lock, alone or together with the other processes of the same run.
@@ -111,12 +114,9 @@ class PartialFolder:
         """Let the other processes of this run take the lock too."""
         self._lock.share()
 
-    def release(self, *, delete: bool = False) -> None:
-        """Give the lock up; may be called twice.
-
-        With `delete` the folder goes too, unless other processes work in it.
-        """
-        if delete and self._lock.owned:
+    def release(self) -> None:
+        """Give the lock up; may be called twice. The process that began deletes an empty folder."""
+        if self._lock.owned and not self.has_parts():
             self.remove()
         self._lock.release()
 
@@ -125,6 +125,12 @@ class PartialFolder:
         if not self.folder.exists():
             return []
         return sorted(path.name for path in self.folder.iterdir() if path.name != LOCK)
+
+    def has_parts(self) -> bool:
+        """Return whether anything is kept from which the work can go on."""
+        return any(
+            re.fullmatch(self._work.parts or self._work.files, name) for name in self.names()
+        )
 
     def clear(self) -> None:
         """Delete everything but the lock, to begin anew."""

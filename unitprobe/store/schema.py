@@ -118,6 +118,12 @@ class Recording:
         return max(self.batch_size, min(_SHARD_STIMULI, fitting))
 
     @property
+    def shards(self) -> list[tuple[int, int]]:
+        """First stimulus of every shard and the one after its last."""
+        count, rows = len(self.ids), self.shard_stimuli
+        return [(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+    @property
     def file_bytes(self) -> int:
         """Size of the finished file, from above: whole chunks, names and overhead."""
         itemsize = np.dtype(self.dtype).itemsize

@@ -1,10 +1,10 @@
 """The unfinished recording: the file itself, filled shard by shard, in a folder beside the target.
 
-The file is made whole at the start, its room on the disk with it, and only its numbers are missing.
-A shard is some consecutive stimuli of every layer. Its numbers are written to their places and
-flushed to disk, and then its mark, a small file with the checksum of these numbers, is put in
-place. So a kill at any moment leaves every marked shard whole, the recording goes on from there,
-and nothing is written twice. Many processes may write shards of one recording, each its own.
+The whole file is made at the start, its disk space is allocated, and only its numbers are missing.
+A shard is some consecutive stimuli of every layer. Its numbers are written at their offsets and
+flushed to disk. Then its marker, a small file with the checksum of these numbers, is written. So a
+kill at any moment leaves every shard with a marker whole, the recording goes on from there, and
+nothing is written twice. Several processes may write shards of one recording, each its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unitprobe.errors import StoreError
+from unitprobe.store.checksum_footer import ShardChecksum, write_footer
+from unitprobe.store.empty_file import compress, variable_path, write_empty_file
 from unitprobe.store.files import (
     allocate,
     put_in_place,
@@ -32,8 +34,6 @@ from unitprobe.store.files import (
 from unitprobe.store.layout import ArrayLayout, layout_of, structure_of
 from unitprobe.store.partial import PartialFolder, Work
 from unitprobe.store.schema import SCHEMA_VERSION, Recording
-from unitprobe.store.seal import SealedShard, seal
-from unitprobe.store.skeleton import compress, variable_path, write_skeleton
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 #: First stimulus and the one after the last.
@@ -44,12 +44,13 @@ RECORDING = Work(
     "recording",
     "recorded",
     r"((shard-\d+\.json|manifest\.json|data|structure)(\.tmp)?)|shard-\d+\.h5|compressed",
+    parts=r"shard-\d+\..*",
 )
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What the mark of a shard says: which stimuli, their checksum, what they did not reach."""
+class ShardMarker:
+    """The marker of a shard: its stimuli, their checksum, how many did not reach each layer."""
 
     start: int
     stop: int
@@ -66,7 +67,7 @@ class Shards:
     Parameters
     ----------
     path : Path
-        Where the finished recording will stand.
+        Where the finished recording will be.
     recording : Recording
         What is recorded.
     """
@@ -97,7 +98,7 @@ class Shards:
         StoreExistsError
             A folder of the same name holds something else, or another process records to it.
         StorageError
-            There is no room for the recording.
+            The disk has no space for the recording.
         """
         self._partial.acquire()
         if resume and self._data.exists() and any(self.folder.glob("shard-*")):
@@ -116,13 +117,12 @@ class Shards:
 
     def ranges(self) -> list[Range]:
         """Return the (start, stop) stimuli of every shard."""
-        count, rows = len(self._recording.ids), self._recording.shard_stimuli
-        return [(start, min(start + rows, count)) for start in range(0, count, rows)]
+        return self._recording.shards
 
     def missing(self, ranges: Iterable[Range]) -> list[Range]:
         """Return those of some shards that are still to be recorded, or are damaged."""
-        marks = read_marks(self.folder)
-        return [(start, stop) for start, stop in ranges if not self._is_whole(marks, start, stop)]
+        markers = read_markers(self.folder)
+        return [(start, stop) for start, stop in ranges if not self._is_whole(markers, start, stop)]
 
     def write(self, start: int, arrays: Arrays, unreached: Mapping[str, int]) -> None:
         """Add a shard: an array (stimulus, ...) by layer name, the first stimulus being `start`.
@@ -143,8 +143,8 @@ class Shards:
                         while piece:
                             piece = piece[file.write(piece) :]
                 os.fsync(file.fileno())
-            mark = Mark(start, stop, checksum, dict(unreached))
-            write_atomically(self._mark_path(start), json.dumps(asdict(mark)).encode())
+            marker = ShardMarker(start, stop, checksum, dict(unreached))
+            write_atomically(self._marker_path(start), json.dumps(asdict(marker)).encode())
 
     def read(self, stimulus: int, layer: str) -> npt.NDArray[Any]:
         """Return what is recorded of one stimulus at one layer."""
@@ -159,17 +159,17 @@ class Shards:
         return stimulus_alone
 
     def finish(self) -> None:
-        """Put the file in place, once every stimulus stands in it exactly once.
+        """Put the file in place, once it holds every stimulus exactly once.
 
         Raises
         ------
         StoreError
             Some do not.
         StorageError
-            There is no room for the compressed file.
+            The disk has no space for the compressed file.
         """
-        marks = read_marks(self.folder)
-        done = [(mark.start, mark.stop) for mark in marks.values()]
+        markers = read_markers(self.folder)
+        done = [(marker.start, marker.stop) for marker in markers.values()]
         if sorted(done) != self.ranges():
             raise StoreError(
                 f"{self.folder} holds {len(done)} shards where {len(self.ranges())} are needed; "
@@ -177,13 +177,15 @@ class Shards:
             )
         finished = self._data
         with writing(self._target, RECORDING.participle):
-            self._count_unreached(marks.values())
+            self._count_unreached(markers.values())
             if self._recording.compression is not None:
                 finished = self.folder / "compressed"
                 reserve(finished, self._recording.file_bytes)
                 compress(self._data, finished, self._recording)
-            shards = (SealedShard(m.start, m.stop, m.crc32) for m in marks.values())
-            seal(finished, sorted(shards), compressed=self._recording.compression is not None)
+            shards = (ShardChecksum(m.start, m.stop, m.crc32) for m in markers.values())
+            write_footer(
+                finished, sorted(shards), compressed=self._recording.compression is not None
+            )
             put_in_place(finished, self._target)
         self.remove()
 
@@ -194,14 +196,14 @@ class Shards:
 
     def close(self) -> None:
         """Let others record; delete the folder if it holds no shard."""
-        self._partial.release(delete=not any(self.folder.glob("shard-*")))
+        self._partial.release()
 
-    def _mark_path(self, start: int) -> Path:
+    def _marker_path(self, start: int) -> Path:
         return self.folder / f"shard-{start:09d}.json"
 
-    def _is_whole(self, marks: Mapping[int, Mark], start: int, stop: int) -> bool:
-        mark = marks.get(start)
-        if mark is None or mark.stop != stop:
+    def _is_whole(self, markers: Mapping[int, ShardMarker], start: int, stop: int) -> bool:
+        marker = markers.get(start)
+        if marker is None or marker.stop != stop:
             return False
         checksum = 0
         try:
@@ -213,7 +215,7 @@ class Shards:
                         checksum = zlib.crc32(piece.data, checksum)
         except OSError:
             return False
-        return checksum == mark.crc32
+        return checksum == marker.crc32
 
     def _begin_anew(self) -> None:
         made = self.folder / "data.tmp"
@@ -222,7 +224,7 @@ class Shards:
             self._partial.clear()
             # HDF5 crashes where the disk fills up beneath it, so first see that all fits.
             reserve(made, self._recording.file_bytes)
-            write_skeleton(made, self._recording)
+            write_empty_file(made, self._recording)
             allocate(made, made.stat().st_size)
             write_atomically(self._structure, _read_structure(made))
             manifest = {
@@ -266,10 +268,10 @@ class Shards:
                 for array in self._recording.arrays
             }
 
-    def _count_unreached(self, marks: Iterable[Mark]) -> None:
+    def _count_unreached(self, markers: Iterable[ShardMarker]) -> None:
         counts: dict[str, int] = {}
-        for mark in marks:
-            for layer, count in mark.unreached.items():
+        for marker in markers:
+            for layer, count in marker.unreached.items():
                 counts[layer] = counts.get(layer, 0) + count
         if counts:
             # A kill amid this leaves a structure that the next run restores.
@@ -304,17 +306,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_marks(folder: Path) -> dict[int, Mark]:
-    """Return the marks of the shards that are recorded, by first stimulus; skip damaged ones."""
-    marks = {}
+def read_markers(folder: Path) -> dict[int, ShardMarker]:
+    """Return the markers of the shards that are recorded, by first stimulus; skip damaged ones."""
+    markers = {}
     for path in sorted(folder.glob("shard-*.json")):
         try:
-            found = Mark(**json.loads(path.read_bytes()))
+            found = ShardMarker(**json.loads(path.read_bytes()))
             if path.name == f"shard-{found.start:09d}.json":
-                marks[found.start] = found
+                markers[found.start] = found
         except (OSError, ValueError, TypeError):
             continue
-    return marks
+    return markers
 
 
 def _read_structure(path: Path) -> bytes:

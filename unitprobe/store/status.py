@@ -11,7 +11,7 @@ from unitprobe.errors import StoreError, StoreNotFoundError
 from unitprobe.store.files import reading
 from unitprobe.store.lock import is_held
 from unitprobe.store.partial import LOCK, folder_of
-from unitprobe.store.shards import Mark, read_manifest, read_marks
+from unitprobe.store.shards import ShardMarker, read_manifest, read_markers
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def _finished(target: Path) -> RecordingStatus:
 
 def _unfinished(target: Path, folder: Path, *, active: bool) -> RecordingStatus:
     manifest = read_manifest(folder)
-    marks = read_marks(folder)
+    markers = read_markers(folder)
     stimuli = int(manifest["stimuli"])
-    done = sum(mark.stop - mark.start for mark in marks.values())
-    rate = _rate(folder, marks) if active else None
+    done = sum(marker.stop - marker.start for marker in markers.values())
+    rate = _rate(folder, markers) if active else None
     data = folder / "data"
     return RecordingStatus(
         path=target,
@@ -123,19 +123,19 @@ def _unfinished(target: Path, folder: Path, *, active: bool) -> RecordingStatus:
         stimuli=stimuli,
         stimuli_done=done,
         shards=-(-stimuli // int(manifest["shard_stimuli"])),
-        shards_done=len(marks),
+        shards_done=len(markers),
         file_bytes=data.stat().st_size if data.exists() else 0,
         rate=rate,
         seconds_left=(stimuli - done) / rate if rate else None,
     )
 
 
-def _rate(folder: Path, marks: dict[int, Mark]) -> float | None:
-    """Return the stimuli per second since the lock was taken, by the times of the marks."""
+def _rate(folder: Path, markers: dict[int, ShardMarker]) -> float | None:
+    """Return the stimuli per second since the lock was taken, by the times of the markers."""
     begun = (folder / LOCK).stat().st_mtime
     count = 0
-    for start, mark in marks.items():
+    for start, marker in markers.items():
         path = folder / f"shard-{start:09d}.json"
         if path.exists() and path.stat().st_mtime > begun:
-            count += mark.stop - mark.start
+            count += marker.stop - marker.start
     return count / max(time.time() - begun, 1e-6) if count else None

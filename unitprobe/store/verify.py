@@ -11,10 +11,10 @@ import h5py
 
 from unitprobe.errors import StoreError
 from unitprobe.progress import progress_bar
+from unitprobe.store.checksum_footer import ShardChecksum, check_footer, stored_bytes_are_unchanged
 from unitprobe.store.files import reading
 from unitprobe.store.layout import ArrayLayout, layout_of
 from unitprobe.store.open import check_store
-from unitprobe.store.seal import SealedShard, check_seal, numbers_are_as_stored
 
 
 def verify_store(path: str | os.PathLike[str], *, progress: bool = False) -> None:
@@ -47,24 +47,24 @@ def verify_store(path: str | os.PathLike[str], *, progress: bool = False) -> Non
     """
     target = Path(path)
     check_store(target)
-    sealed = check_seal(target)
-    if sealed is None or not (sealed.whole or sealed.shards):
+    footer = check_footer(target)
+    if footer is None or not (footer.whole or footer.shards):
         raise StoreError(
             f"{target} has no checksums of its numbers: another program has changed it, or an "
             "older unitprobe has written it; it opens, but cannot be verified"
         )
-    stimuli = sum(shard.stop - shard.start for shard in sealed.shards)
+    stimuli = sum(shard.stop - shard.start for shard in footer.shards)
     damaged = []
     with (
         reading(target) as file,
         progress_bar("verifying", stimuli, "stimuli", enabled=progress) as advance,
     ):
-        arrays = [(array, layout_of(array)) for array in _arrays(file)] if sealed.shards else []
-        for shard in sealed.shards:
+        arrays = [(array, layout_of(array)) for array in _arrays(file)] if footer.shards else []
+        for shard in footer.shards:
             if _checksum(arrays, shard) != shard.crc32:
                 damaged.append(f"{shard.start} to {shard.stop - 1}")
             advance(shard.stop - shard.start)
-    if not (damaged or numbers_are_as_stored(target, sealed)):
+    if not (damaged or stored_bytes_are_unchanged(target, footer)):
         raise StoreError(
             f"{target} is damaged: the bytes of its compressed numbers have changed; record it "
             "again"
@@ -77,7 +77,7 @@ def verify_store(path: str | os.PathLike[str], *, progress: bool = False) -> Non
         )
 
 
-def _checksum(arrays: Iterable[tuple[h5py.Dataset, ArrayLayout]], shard: SealedShard) -> int:
+def _checksum(arrays: Iterable[tuple[h5py.Dataset, ArrayLayout]], shard: ShardChecksum) -> int:
     """Return the checksum of a shard as it was taken when the shard was written."""
     checksum = 0
     for array, layout in arrays:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from unitprobe.errors import ResponseError
+from unitprobe.recording.in_memory import MemoryRecording
 from unitprobe.responses import check_finite
 from unitprobe.store import Range, Recording, Shards
 
 
-class Block:
+class ShardBuffer:
     """The arrays of one shard, filled batch by batch and used again for later shards.
 
     Parameters
@@ -35,7 +36,7 @@ class Block:
         on_gpu = device.type == "cuda"
         self._recording = recording
         self._arrays = {
-            array.layer: _room(rows, array.shape, getattr(torch, recording.dtype), on_gpu)
+            array.layer: _empty_array(rows, array.shape, getattr(torch, recording.dtype), on_gpu)
             for array in recording.arrays
         }
         self._unreached: Counter[str] = Counter()
@@ -51,7 +52,7 @@ class Block:
     def next_rows(self, count: int) -> dict[str, Tensor]:
         """Return where the responses to the next `count` stimuli may be put, by layer name.
 
-        Nowhere if they come from a GPU, from where they are copied beside the computation.
+        Empty for a GPU, from which they are copied while it computes.
         """
         if self._copies is not None:
             return {}
@@ -91,7 +92,7 @@ class Block:
         self._unreached.update(unreached)
         self._done += count
 
-    def write(self, shards: Shards, span: Range) -> None:
+    def write(self, target: Shards | MemoryRecording, span: Range) -> None:
         """Write the shard, once all copies have arrived.
 
         Raises
@@ -113,11 +114,11 @@ class Block:
                     continue
             if not _sum_is_finite(values):
                 check_finite(values, name, ids)
-        shards.write(start, arrays, +self._unreached)
+        target.write(start, arrays, +self._unreached)
 
 
-def _room(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
-    """Return an array (stimulus, ...); maps lie in memory as in the file, unit after unit."""
+def _empty_array(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
+    """Return an array (stimulus, ...); maps are in memory as in the file, unit after unit."""
     if pinned or len(shape) < 3:
         return torch.empty((rows, *shape), dtype=dtype, pin_memory=pinned)
     units, *positions = shape

@@ -1,11 +1,11 @@
-"""A seal at the end of a file, so that damage is seen, and HDF5 never sees a damaged structure.
+"""A footer of checksums at the end of a file, so that damage is found before HDF5 reads it.
 
-HDF5 believes what a file says: one wrong bit in its structure can crash it, hang it or make it ask
-for all memory. So a finished file ends with a seal, bytes behind the end of HDF5's own, which no
-other reader looks at: where the structure stands, the checksum of it, and the checksums that the
-shards of a recording had when they were written. The structure is checked whenever a file is
-opened, the numbers when somebody asks (`unitprobe.store.verify_store`). Whoever changes the file
-with HDF5 removes the seal with it, and the file opens as one without.
+HDF5 trusts the structure of a file: one wrong bit can make it crash, hang or ask for all memory. So
+a finished file ends with a footer behind the end of HDF5's own bytes, which no other reader looks
+at. It holds the extents of the structure with their checksum, and the checksums that the shards of
+a recording had when they were written. The structure is checked whenever a file is opened, the
+numbers on demand (`unitprobe.store.verify_store`). A program that changes the file with HDF5
+removes the footer, and the file opens as one without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAIL = 8 + len(_MAGIC)  # length of the text before it, and the magic
 _BLOCK = 2**20
 
 
-class SealedShard(NamedTuple):
+class ShardChecksum(NamedTuple):
     """Some stimuli of a recording, and the checksum of all their numbers."""
 
     start: int
@@ -33,33 +33,34 @@ class SealedShard(NamedTuple):
     crc32: int
 
 
-class Seal(NamedTuple):
-    """What the seal of a file says.
+class Footer(NamedTuple):
+    """What the footer of a file says.
 
     Attributes
     ----------
     whole : bool
         The structure is the whole file: there are no numbers beside it.
-    shards : sequence of SealedShard
+    shards : sequence of ShardChecksum
         Checksums of the numbers; none if they are not known.
     numbers : sequence of (int, int)
-        Start and length of what is no structure.
+        Start and length of everything but the structure.
     stored : str or None
         Checksum of the bytes there, where it was taken.
     """
 
     whole: bool
-    shards: Sequence[SealedShard]
+    shards: Sequence[ShardChecksum]
     numbers: Sequence[Extent]
     stored: str | None
 
 
-def seal(path: Path, shards: Iterable[SealedShard] = (), *, compressed: bool = False) -> None:
-    """Append the seal to a finished HDF5 file and flush it to disk.
+def write_footer(
+    path: Path, shards: Iterable[ShardChecksum] = (), *, compressed: bool = False
+) -> None:
+    """Append the footer to a finished HDF5 file and flush it to disk.
 
-    Of `compressed` numbers the bytes get a checksum as well: what a decoder makes of damaged ones
-    is whatever memory holds, which may be the right numbers when they are verified and others when
-    they are read.
+    The bytes of `compressed` numbers get a checksum too. A decoder makes arbitrary numbers of
+    damaged bytes: they may be right when they are verified and wrong when they are read.
     """
     extents = structure_of(path)
     with path.open("r+b") as file:
@@ -78,13 +79,13 @@ def seal(path: Path, shards: Iterable[SealedShard] = (), *, compressed: bool = F
         os.fsync(file.fileno())
 
 
-def check_seal(path: Path) -> Seal | None:
-    """Refuse a file whose structure is not what it was when it was sealed.
+def check_footer(path: Path) -> Footer | None:
+    """Refuse a file whose structure has changed since the footer was written.
 
     Returns
     -------
-    Seal or None
-        What its seal says, if there is one.
+    Footer or None
+        What its footer says, if there is one.
 
     Raises
     ------
@@ -102,29 +103,31 @@ def check_seal(path: Path) -> Seal | None:
         try:
             length = int.from_bytes(tail[:8], "little")
             if length > size - _TAIL:
-                raise ValueError("its seal is longer than the file")
+                raise ValueError("its checksum footer is longer than the file")
             file.seek(size - _TAIL - length)
             record = json.loads(file.read(length))
             extents = [(int(start), int(count)) for start, count in record["extents"]]
-            sealed = int(record["size"])
-            if sealed != size - _TAIL - length:
-                raise ValueError(f"{sealed} bytes were sealed, {size - _TAIL - length} are there")
+            expected = int(record["size"])
+            if expected != size - _TAIL - length:
+                raise ValueError(
+                    f"{expected} bytes are expected, {size - _TAIL - length} are there"
+                )
             if any(start < 0 or count < 0 for start, count in extents) or (
-                sum(count for _, count in extents) > sealed
+                sum(count for _, count in extents) > expected
             ):
-                raise ValueError("its seal is damaged")
-            shards = [SealedShard(*map(int, shard)) for shard in record.get("shards", ())]
+                raise ValueError("its checksum footer is damaged")
+            shards = [ShardChecksum(*map(int, shard)) for shard in record.get("shards", ())]
             same = _checksum(file, extents) == record["sha256"]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StoreError(f"{path} is damaged: {error}; record it again") from error
     if not same:
         raise StoreError(f"{path} is damaged: its structure has changed; record it again")
-    numbers = _beside(extents, sealed)
-    return Seal(not numbers, shards, numbers, record.get("stored"))
+    numbers = _beside(extents, expected)
+    return Footer(not numbers, shards, numbers, record.get("stored"))
 
 
-def numbers_are_as_stored(path: Path, found: Seal) -> bool:
-    """Tell whether the bytes of the numbers are as they were sealed, as far as that is known."""
+def stored_bytes_are_unchanged(path: Path, found: Footer) -> bool:
+    """Tell whether the bytes of the numbers are unchanged, as far as that is known."""
     if found.stored is None:
         return True
     with path.open("rb") as file:

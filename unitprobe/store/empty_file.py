@@ -11,8 +11,32 @@ import numpy as np
 from unitprobe.store.netcdf import Dimension, NetcdfWriter, write_attributes
 from unitprobe.store.schema import SCHEMA_VERSION, LayerArray, Recording, compression_filter
 
+#: What each variable of a recording is, its attribute ``long_name``.
+LONG_NAMES = {
+    "stimulus": "identity of the stimulus",
+    "class_name": "name of the class",
+    "label": "class of the stimulus, an index into class_name",
+    "unit": "index of the unit in its layer",
+    "response": "activation pooled over positions",
+    "activation": "activation",
+}
 
-def write_skeleton(path: Path, recording: Recording) -> None:
+
+def root_attributes(recording: Recording, compression: str = "none") -> dict[str, Any]:
+    """Return the attributes of a finished recording."""
+    # The layers are the groups of the file, and an attribute holds at most 64 kB.
+    described = {**recording.provenance, **recording.contents}
+    described.pop("layers", None)
+    return {
+        "unitprobe_content": "recording",
+        "unitprobe_schema": np.int64(SCHEMA_VERSION),
+        "complete": np.int64(1),
+        "compression": compression,
+        **described,
+    }
+
+
+def write_empty_file(path: Path, recording: Recording) -> None:
     """Write the file of a recording, uncompressed, with a place for every number."""
     placed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     placed.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -47,28 +71,16 @@ def _write_root(
     file: h5py.File, writer: NetcdfWriter, recording: Recording, compression: str
 ) -> Dimension:
     """Write all but the layers, and return the dimension of the stimuli."""
-    # The layers are the groups of the file, and an attribute holds no more than 64 kB.
-    described = {**recording.provenance, **recording.contents}
-    described.pop("layers", None)
-    write_attributes(
-        file,
-        {
-            "unitprobe_content": "recording",
-            "unitprobe_schema": np.int64(SCHEMA_VERSION),
-            "complete": np.int64(1),
-            "compression": compression,
-            "coordinates": "label",  # for xarray: no variable of its own
-            **described,
-        },
-    )
+    # For xarray "label" is a coordinate.
+    write_attributes(file, {**root_attributes(recording, compression), "coordinates": "label"})
     text = h5py.string_dtype()
     stimulus = writer.coordinates(file, "stimulus", recording.ids, text)
-    stimulus.scale.attrs["long_name"] = "identity of the stimulus"
+    stimulus.scale.attrs["long_name"] = LONG_NAMES["stimulus"]
     class_name = writer.coordinates(file, "class_name", list(recording.class_names), text)
-    class_name.scale.attrs["long_name"] = "name of the class"
+    class_name.scale.attrs["long_name"] = LONG_NAMES["class_name"]
     label = writer.variable(file, "label", [stimulus], np.int64)
     label[...] = recording.labels
-    label.attrs["long_name"] = "class of the stimulus, an index into class_name"
+    label.attrs["long_name"] = LONG_NAMES["label"]
     return stimulus
 
 
@@ -86,13 +98,11 @@ def _write_layer(
     for name, size in zip(array.dims[1:], array.shape, strict=True):
         if name == "unit":
             dims.append(writer.coordinates(group, name, np.arange(size), np.int64))
-            dims[-1].scale.attrs["long_name"] = "index of the unit in its layer"
+            dims[-1].scale.attrs["long_name"] = LONG_NAMES["unit"]
         else:
             dims.append(writer.dimension(group, name, size))
     dtype = np.dtype(recording.dtype)
     chunks = array.chunks(len(recording.ids), dtype.itemsize)
     variable = writer.variable(group, array.variable, dims, dtype, chunks=chunks, **options)
-    variable.attrs["long_name"] = (
-        "activation pooled over positions" if array.variable == "response" else "activation"
-    )
+    variable.attrs["long_name"] = LONG_NAMES[array.variable]
     return variable
