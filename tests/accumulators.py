@@ -100,7 +100,7 @@ ACCUMULATORS = {
     ),
     "ResampledClassSums": (
         lambda labels: online.ResampledClassSums(4, np.bincount(labels, minlength=CLASSES)),
-        lambda a, x, y, i, r: a.update(x, r.bags(i)),
+        lambda a, x, y, i, r: a.update(x, r.membership(i)),
         {"class_means": lambda a: np.concatenate(list(a.class_means()))},
     ),
 }

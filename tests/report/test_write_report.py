@@ -158,7 +158,7 @@ def test_sections_without_statistics_are_left_out_and_named(tmp_path):
 
 def test_without_a_null_the_page_does_not_speak_of_chance(tmp_path):
     parsed = Page(write_report(trees.make_analysis(n_permutations=0, n_bootstrap=0), tmp_path))
-    assert "No null was made" in parsed.text
+    assert "There is no null" in parsed.text
     assert "than chance" not in parsed.text
     assert "beyond chance" not in parsed.text
 
@@ -240,13 +240,15 @@ def test_a_full_disk_leaves_the_earlier_report_or_nothing(
     assert not any(new.iterdir())
 
 
-@pytest.mark.parametrize(("shuffles", "says"), [(10, "none could be"), (50, "more than 39.2%")])
-def test_a_null_of_few_shuffles_does_not_pass_for_units_that_are_not_selective(
-    shuffles, says, tmp_path
+@pytest.mark.parametrize(
+    ("permutations", "says"), [(10, "no unit can be"), (50, "more than 39.2%")]
+)
+def test_few_permutations_are_not_reported_as_units_without_selectivity(
+    permutations, says, tmp_path
 ):
     tree = trees.make_recording()
     analysis = up.analyze(
-        tree, n_permutations=shuffles, metrics=["class_selectivity"], progress=False
+        tree, n_permutations=permutations, metrics=["class_selectivity"], progress=False
     )
     for layer in analysis.children:
         analysis[layer]["class_selectivity_q"][:] = 0.2

@@ -1,4 +1,4 @@
-"""A network beside a baseline, such as the same architecture untrained: layer by layer."""
+"""Compare a network with a baseline, such as the same architecture untrained, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unitprobe.inference import compare_to_baseline, false_discovery_rate
 from unitprobe.metrics.registry import MEASURES, measures
 from unitprobe.store import content_of
 
-#: Of which a difference between two groups of units is not one of size.
+# Statistics for which the difference of two means says nothing.
 _NOT_COMPARED = frozenset({"preferred_class", "dead"})
 _COLUMNS = (
     "metric",
@@ -38,10 +38,10 @@ def compare_analyses(
     metrics: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare what the units of a network do with what those of a baseline do.
+    """Compare the units of a network with those of a baseline.
 
-    The baseline that belongs beside every claim about a trained network is the same architecture
-    untrained, shown the same stimuli.
+    Every claim about a trained network needs a baseline: the same architecture untrained, shown the
+    same stimuli.
 
     Parameters
     ----------
@@ -60,7 +60,8 @@ def compare_analyses(
         ``value`` and ``baseline``, their ``difference`` with the ends ``low`` and ``high`` of its
         95% interval over units, ``auc``, the chance that a unit of the network has the larger
         value, ``p`` (two-sided), ``q`` (Benjamini-Hochberg over the layers) and the numbers of
-        units with a value, ``units`` and ``baseline_units``. NaN where a network has no such unit.
+        units with a value, ``units`` and ``baseline_units``. NaN where a network has no unit with
+        a value.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def _check(analysis: xr.DataTree, baseline: xr.DataTree) -> None:
     for tree in (analysis, baseline):
         if content_of(tree) != "analysis":
             raise StoreError(
-                f"a comparison takes two analyses, and what it is given holds: {content_of(tree)}"
+                f"compare_analyses takes two analyses, and this tree holds: {content_of(tree)}"
             )
     for what, attribute in (("stimuli", "stimuli_fingerprint"), ("pooling", "pool")):
         ours, theirs = (tree.attrs.get(attribute) for tree in (analysis, baseline))
@@ -137,7 +138,9 @@ def _check(analysis: xr.DataTree, baseline: xr.DataTree) -> None:
             )
     weights = [tree.attrs.get("weights_fingerprint") for tree in (analysis, baseline)]
     if weights[0] is not None and weights[0] == weights[1]:
-        raise StoreError(f"both are of the weights {weights[0]}; give the analysis of another")
+        raise StoreError(
+            f"both analyses have the weights {weights[0]}; give the analysis of another network"
+        )
 
 
 def _shared_metrics(

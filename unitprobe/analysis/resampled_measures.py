@@ -12,7 +12,7 @@ from unitprobe.errors import OptionError
 from unitprobe.inference.nulls import measure_of_sums
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
 from unitprobe.metrics.registry import MEASURES
-from unitprobe.online import Bags, ResampledClassSums, Resamples, merge_across_ranks
+from unitprobe.online import ClassMembership, ResampledClassSums, Resamples, merge_across_ranks
 from unitprobe.store import format_size
 from unitprobe.typing import FloatArray, IntArray
 
@@ -115,14 +115,14 @@ class ResampledMeasures:
             kind: ResampledClassSums(len(resamples), resamples.counts) for kind in _sums_for(names)
         }
 
-    def update(self, responses: Tensor, non_negative: Tensor, bags: Bags) -> None:
+    def update(self, responses: Tensor, non_negative: Tensor, membership: ClassMembership) -> None:
         """Take in responses (stimulus, unit) as they are, and as the sign policy makes them."""
         for kind, sums in self._sums.items():
             if kind == "non_negative":
-                sums.update(non_negative, bags)
+                sums.update(non_negative, membership)
             else:
                 deviations = responses.to(self._shift) - self._shift
-                sums.update(deviations if kind == "raw" else deviations**2, bags)
+                sums.update(deviations if kind == "raw" else deviations**2, membership)
 
     def merge_across_ranks(self) -> None:
         """Take in what the other processes have seen of this layer."""

@@ -16,7 +16,7 @@ from unitprobe.metrics.registry import MEASURES, Measure
 from unitprobe.online import (
     Accumulator,
     ActivityCounts,
-    Bags,
+    ClassMembership,
     ClassMoments,
     Covariance,
     PopulationSparseness,
@@ -111,7 +111,11 @@ class LayerOfSums(MeasuredLayer):
         return kind, measure.assumes_non_negative and self._signed == "rectify"
 
     def update(
-        self, responses: Tensor, labels: IntArray, indices: IntArray, bags: Mapping[str, Bags]
+        self,
+        responses: Tensor,
+        labels: IntArray,
+        indices: IntArray,
+        membership: Mapping[str, ClassMembership],
     ) -> None:
         """Add responses (stimulus, unit) of some stimuli, and their part of the resamples.
 
@@ -137,7 +141,7 @@ class LayerOfSums(MeasuredLayer):
             else:
                 taken.update(values, indices if kind is PopulationSparseness else labels)
         for name, resampled in self._resampled.items():
-            resampled.update(responses, non_negative, bags[name])
+            resampled.update(responses, non_negative, membership[name])
 
     def merge_across_ranks(self) -> None:
         """Add what the other processes have seen of this layer."""

@@ -293,9 +293,9 @@ def _keep_sums(
         for layer, response in run.responses.items()
     }
     for chunk in run.chunks(progress=progress):
-        bags = {kind: some.bags(chunk.indices) for kind, some in resamples.items()}
+        membership = {kind: some.membership(chunk.indices) for kind, some in resamples.items()}
         for layer, (indices, responses) in chunk.layers.items():
-            if bags and len(indices) < len(chunk.indices):
+            if membership and len(indices) < len(chunk.indices):
                 raise ResponseError(
                     f"layer {layer!r} was not reached by all stimuli, and running sums need to "
                     "know beforehand which reach it; choose n_permutations=0 and n_bootstrap=0, "
@@ -303,7 +303,7 @@ def _keep_sums(
                 )
             if len(indices):
                 try:
-                    sums[layer].update(responses, stimuli.labels[indices], indices, bags)
+                    sums[layer].update(responses, stimuli.labels[indices], indices, membership)
                 except ResponseError as error:
                     raise ResponseError(f"layer {layer!r}, {error}") from error
     for of_layer in sums.values():

@@ -30,7 +30,7 @@ def main() -> None:
         typer.echo(_usage(describe()), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same recording goes on where it stopped", err=True)
+        typer.echo("interrupted; the same recording continues where it stopped", err=True)
         sys.exit(130)
 
 

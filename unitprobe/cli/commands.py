@@ -127,7 +127,7 @@ def record(
     seed: Seed = 0,
     workers: Workers = 0,
     resume: Annotated[
-        bool, typer.Option(help="Go on with an unfinished recording, or begin anew.")
+        bool, typer.Option(help="Continue an unfinished recording, or start again.")
     ] = True,
     autocast: Annotated[
         str | None, typer.Option(help="Compute in bfloat16 or float16 where that is safe.")
@@ -169,12 +169,12 @@ def record(
 
 @app.command()
 def status(
-    store: Annotated[Path, typer.Argument(help="The file that is or was recorded.")],
+    store: Annotated[Path, typer.Argument(help="The recording, finished or not.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare all numbers with their checksums.")
     ] = False,
 ) -> None:
-    """Tell how far a recording is, also while another process writes it."""
+    """Show the progress of a recording, also while another process writes it."""
     from unitprobe.store import format_seconds, format_size, recording_status, verify_store
 
     found = recording_status(store)
@@ -191,10 +191,10 @@ def status(
     if found.seconds_left is not None:
         typer.echo(f"time left: about {format_seconds(found.seconds_left)}")
     if not found.complete and not found.active:
-        typer.echo("no process records it; the same recording goes on where it stopped")
+        typer.echo("no process records it; the same recording continues where it stopped")
     if verify:
         verify_store(store, progress=True)
-        typer.echo("numbers: as they were recorded")
+        typer.echo("numbers: unchanged since they were recorded")
 
 
 @app.command(cls=MeasuresCommand)
@@ -206,12 +206,16 @@ def analyze(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
     stimuli: Annotated[
         str | None,
-        typer.Argument(metavar="[STIMULI]", help="Measure the network on these, unrecorded."),
+        typer.Argument(
+            metavar="[STIMULI]", help="Measure the network on these, without a recording."
+        ),
     ] = None,
     metrics: Annotated[
         list[str] | None, typer.Option(help="Only this statistic, of those below. May be repeated.")
     ] = None,
-    n_permutations: Annotated[int, typer.Option(help="Label shuffles for the null.")] = 0,
+    n_permutations: Annotated[
+        int, typer.Option(help="Permutations of the labels for the null.")
+    ] = 0,
     n_bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,
     signed: Signed = "refuse",
     csv: Annotated[Path | None, typer.Option(help="Also write the units to this CSV.")] = None,
@@ -303,7 +307,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
     ablation: Annotated[Path | None, typer.Option(help="An ablation of the same network.")] = None,
     n_permutations: Annotated[
-        int, typer.Option(help="Label shuffles, if a recording is given.")
+        int, typer.Option(help="Permutations of the labels, if a recording is given.")
     ] = 1000,
     n_bootstrap: Annotated[int, typer.Option(help="Resamples, if a recording is given.")] = 200,
     signed: Signed = "refuse",

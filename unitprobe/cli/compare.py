@@ -28,7 +28,7 @@ def compare(
         list[str] | None, typer.Option(help="Only this statistic of units. May be repeated.")
     ] = None,
     n_permutations: Annotated[
-        int, typer.Option(help="Label shuffles, if a recording is given.")
+        int, typer.Option(help="Permutations of the labels, if a recording is given.")
     ] = 200,
     signed: Signed = "refuse",
     seed: Seed = 0,

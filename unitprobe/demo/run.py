@@ -20,7 +20,7 @@ from unitprobe.store import save_tree, writing
 
 #: Weight of the regularizer by network: ``loss = cross_entropy - alpha * SI``.
 ALPHAS: Mapping[str, float] = {"suppressed": -1.0, "plain": 0.0, "promoted": 1.0}
-SHUFFLES = 1000
+PERMUTATIONS = 1000
 RESAMPLES = 200
 
 
@@ -35,7 +35,7 @@ def run_demo(
         Folder for the results: three stores with their analyses, ablations, weights and reports,
         ``comparison.csv`` and ``index.html``.
     seed : int
-        Seed of weights, training, shuffles and resamples.
+        Seed of weights, training, permutations and resamples.
     overwrite : bool
         Replace the results of an earlier run.
     progress : bool
@@ -78,7 +78,7 @@ def _probe(
         network, stimuli, out / f"{name}.h5", resume=False, overwrite=True, progress=progress
     )
     analysis = analyze(
-        tree, n_permutations=SHUFFLES, n_bootstrap=RESAMPLES, seed=seed, progress=progress
+        tree, n_permutations=PERMUTATIONS, n_bootstrap=RESAMPLES, seed=seed, progress=progress
     )
     save_tree(analysis, out / f"{name}-analysis.h5", overwrite=True)
     ablation = ablate(network, stimuli, batch_size=len(stimuli), progress=progress)

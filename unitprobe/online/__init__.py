@@ -15,14 +15,14 @@ from unitprobe.online.distributed import (
     share_of_rank,
 )
 from unitprobe.online.moments import ClassMoments, ResponseMoments
-from unitprobe.online.resampled import Bags, ResampledClassSums, Resamples
+from unitprobe.online.resampled import ClassMembership, ResampledClassSums, Resamples
 from unitprobe.online.stimuli import PopulationSparseness, TopStimuli
 from unitprobe.online.top_classes import TopClasses, TopRun
 
 __all__ = [
     "Accumulator",
     "ActivityCounts",
-    "Bags",
+    "ClassMembership",
     "ClassMoments",
     "Covariance",
     "LinearCKA",

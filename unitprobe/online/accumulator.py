@@ -1,4 +1,4 @@
-"""What every accumulator has in common: responses in, state that merges, results out."""
+"""The base class of all accumulators: responses in, state that merges, results out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Results = NDArray[Any]
 
 
 class Accumulator(ABC):
-    """State that sees each stimulus once.
+    """Running sums that see each stimulus once.
 
-    ``update`` takes some stimuli, ``merge`` the state of another accumulator that saw other
-    stimuli, and the methods that compute give what the metric of the same name gives on all
-    stimuli at once. How the stimuli are split, and in which order the parts come, changes no
-    count and no extreme, and other results by rounding alone.
+    ``update`` adds some stimuli. ``merge`` adds the state of an accumulator that saw other stimuli.
+    A method with the name of a metric returns its value on all stimuli. How the stimuli are split,
+    and the order of the parts, never changes a count or an extreme; it changes other results only
+    by rounding.
 
     Responses may be NumPy arrays or PyTorch tensors; the state is in float64 on the device of the
     first (on the CPU where the device has no float64), and results are NumPy arrays.
@@ -43,18 +43,18 @@ class Accumulator(ABC):
 
     @abstractmethod
     def _begin(self, units: int, device: torch.device) -> None:
-        """Make the state of no stimuli, once the number of units is known."""
+        """Set the state to that of no stimuli, when the number of units is known."""
 
     @abstractmethod
     def _add(self, other: Self) -> None:
-        """Take in the state of another, on the same device; `stimuli` are still those before."""
+        """Add the state of another, on the same device; `stimuli` is still the earlier number."""
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """Return what two accumulators must share to be merged, by name."""
+        """Return the settings that two accumulators must share to be merged, by name."""
 
     def merge(self, other: Self) -> Self:
-        """Take in what another accumulator of the same kind has seen, and return this one.
+        """Add what another accumulator of the same kind has seen, and return this one.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Accumulator(ABC):
         return self
 
     def to(self, device: torch.device | str) -> Self:
-        """Return a copy whose state lies on a device."""
+        """Return a copy with its state on a device."""
         moved = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor | Accumulator):
@@ -99,7 +99,7 @@ class Accumulator(ABC):
         return f"{type(self).__name__}({settings})"
 
     def _take(self, responses: Array) -> Tensor:
-        """Return responses in full precision, having made sure that they belong here."""
+        """Return responses in double precision, after checking the number of units."""
         values = as_tensor(responses)
         if self.units is None:
             self.units = values.shape[1]
@@ -111,7 +111,7 @@ class Accumulator(ABC):
         return values.to(self._device)
 
     def _check_begun(self) -> int:
-        """Return the number of stimuli, or refuse to compute from none."""
+        """Return the number of stimuli, or raise if there are none."""
         if not self.stimuli:
             raise ResponseError(f"{type(self).__name__} has seen no stimuli; update it first")
         return self.stimuli
@@ -135,7 +135,7 @@ def as_tensor(responses: Array) -> Tensor:
 
 
 def as_label_tensor(labels: Array, class_count: int, responses: Tensor) -> Tensor:
-    """Return labels as a tensor beside `responses`.
+    """Return labels as a tensor on the device of `responses`.
 
     Raises
     ------
@@ -164,6 +164,6 @@ def check_class_count(class_count: int) -> int:
 
 
 def results(values: Tensor) -> Results:
-    """Return a state, or what was computed from it, as a NumPy array."""
+    """Return a tensor as a NumPy array."""
     array: Results = values.cpu().numpy()
     return array

@@ -52,14 +52,15 @@ class ActivityCounts(Accumulator):
         self._zero = torch.zeros(units, dtype=torch.int64, device=device)
 
     def update(self, responses: Array, labels: Array) -> None:
-        """Take in responses (stimulus, unit) and labels (stimulus,) of some stimuli.
+        """Add responses (stimulus, unit) and labels (stimulus,) of some stimuli.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         LabelError
-            The labels are no integers 0..C-1, one for each stimulus.
+            The labels are not integers 0..C-1, one for each stimulus.
         """
         x = self._take(responses)
         classes = as_label_tensor(labels, self.class_count, x)

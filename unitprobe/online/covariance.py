@@ -37,12 +37,13 @@ class Covariance(Accumulator):
         self._comoment = torch.zeros((units, units), dtype=torch.float64, device=device)
 
     def update(self, responses: Array) -> None:
-        """Take in responses (stimulus, unit) of some stimuli.
+        """Add responses (stimulus, unit) of some stimuli.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         """
         x = self._take(responses)
         shifted = x - x[0]  # a constant unit varies with none, whatever rounding does to its mean
@@ -122,13 +123,13 @@ class LinearCKA(Accumulator):
         """Have the joint covariance begin itself."""
 
     def update(self, x: Array, y: Array) -> None:
-        """Take in responses (stimulus, unit) of both layers to the same stimuli.
+        """Add responses (stimulus, unit) of both layers to the same stimuli.
 
         Raises
         ------
         ResponseError
-            One is no (stimulus, unit) matrix of finite numbers, the numbers of stimuli differ, or
-            the units are others than before.
+            One is not a (stimulus, unit) matrix of finite numbers, the numbers of stimuli differ,
+            or the number of units differs.
         """
         both = as_tensor(x), as_tensor(y)
         if len(both[0]) != len(both[1]):

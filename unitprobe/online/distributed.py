@@ -1,4 +1,4 @@
-"""One result from many processes: each sees its share of the stimuli, and their states merge."""
+"""One result from many processes: each sees a share of the stimuli, then their states merge."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ AnyAccumulator = TypeVar("AnyAccumulator", bound=Accumulator)
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes: (0, 1) when alone.
+    """Return the rank of this process and the number of processes: (0, 1) if there is only one.
 
-    Processes belong together once `torch.distributed.init_process_group` has run in each.
+    Processes form a group once `torch.distributed.init_process_group` has run in each.
     """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return 0, 1
@@ -22,7 +22,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def share_of_rank(stimuli: int) -> range:
-    """Return the indices that this process sees: contiguous, none twice, none left out.
+    """Return the contiguous indices of the stimuli that this process sees.
 
     Examples
     --------
@@ -36,18 +36,18 @@ def share_of_rank(stimuli: int) -> range:
 def merge_across_ranks(accumulator: AnyAccumulator) -> AnyAccumulator:
     """Merge the accumulator of every process, in the order of ranks, and return it in each.
 
-    Every process has to call this, on the same kind of accumulator. One after another, so that a
-    process holds one kind of state as often as there are processes, and not all of them.
+    Every process must call this, for one kind of accumulator after another. So a process holds only
+    one kind of state of all processes at a time.
 
     Parameters
     ----------
     accumulator : Accumulator
-        What this process has seen; it may have seen nothing.
+        The state of this process, which may have seen no stimuli.
 
     Returns
     -------
     Accumulator
-        What all have seen, on the CPU; when alone, the accumulator itself.
+        The merged state, on the CPU; the accumulator itself if there is one process.
     """
     if rank_and_world()[1] == 1:
         return accumulator
@@ -59,9 +59,9 @@ def merge_across_ranks(accumulator: AnyAccumulator) -> AnyAccumulator:
 
 
 def gather_across_ranks(item: Any) -> list[Any]:
-    """Return what every process has, in the order of ranks, in each of them.
+    """Return the items of all processes, in the order of ranks.
 
-    Every process has to call this.
+    Every process must call this.
     """
     _, world = rank_and_world()
     items = [item] * world

@@ -1,10 +1,10 @@
 """Moments in one pass: of each unit, and of each unit and class.
 
-Central moments are taken exactly within what one update brings, and joined by the formulas of
+Central moments are exact within one update, and merged by the formulas of
 Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
-(1979), and Pebay, "Formulas for robust, one-pass parallel computation of covariances and
-arbitrary-order statistical moments" (Sandia report SAND2008-6212), so that no mean, however large,
-cancels a variance.
+(1979) and Pebay, "Formulas for robust, one-pass parallel computation of covariances and
+arbitrary-order statistical moments" (Sandia report SAND2008-6212), so that a large mean
+never cancels a variance.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ class ClassMoments(Accumulator):
         self._lowest, self._highest = full(torch.inf), full(-torch.inf)
 
     def update(self, responses: Array, labels: Array) -> None:
-        """Take in responses (stimulus, unit) and labels (stimulus,) of some stimuli.
+        """Add responses (stimulus, unit) and labels (stimulus,) of some stimuli.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         LabelError
-            The labels are no integers 0..C-1, one for each stimulus.
+            The labels are not integers 0..C-1, one for each stimulus.
         """
         x = self._take(responses)
         classes = as_label_tensor(labels, self.class_count, x)
@@ -135,12 +136,12 @@ class ClassMoments(Accumulator):
         )
 
     def class_minima(self) -> Results:
-        """Return the lowest response of each unit to each class, NaN for none."""
+        """Return the lowest response of each unit to each class, NaN without stimuli."""
         self._check_begun()
         return results(torch.where(self._counts[:, None] > 0, self._lowest, torch.nan))
 
     def class_maxima(self) -> Results:
-        """Return the highest response of each unit to each class, NaN for none."""
+        """Return the highest response of each unit to each class, NaN without stimuli."""
         self._check_begun()
         return results(torch.where(self._counts[:, None] > 0, self._highest, torch.nan))
 
@@ -189,12 +190,13 @@ class ResponseMoments(Accumulator):
         self._mean, self._second, self._third, self._fourth = zeros, zeros, zeros, zeros
 
     def update(self, responses: Array) -> None:
-        """Take in responses (stimulus, unit) of some stimuli.
+        """Add responses (stimulus, unit) of some stimuli.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         """
         x = self._take(responses)
         part = ResponseMoments()

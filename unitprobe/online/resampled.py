@@ -1,4 +1,4 @@
-"""Class sums under resampling in one pass: nulls and bootstraps without the responses at hand."""
+"""Class sums under resampling in one pass, for nulls and intervals without all responses."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Bags:
-    """Which of some stimuli stand for which class in which resample.
+class ClassMembership:
+    """Which of some stimuli are in which class in each resample.
 
     Attributes
     ----------
     members : array
-        Positions among these stimuli, those of one class of one resample side by side.
+        Positions among these stimuli, grouped by resample and class.
     starts : array
         (resample * class_name,), where each such group starts in `members`.
     """
@@ -37,15 +37,15 @@ class Bags:
 
 
 class Resamples:
-    """Resamples of all stimuli, drawn beforehand, of which batches take their part.
+    """Resamples of all stimuli, drawn before the first batch.
 
     Memory: 2 bytes for each resample and stimulus, 3 with more than 255 classes.
 
     Parameters
     ----------
     layouts : iterable of array
-        For each resample the stimuli (stimulus,) laid out by class: the first ``counts[0]`` stand
-        for class 0, and so on. `unitprobe.inference` draws them.
+        For each resample the stimuli (stimulus,) in the order of classes: the first ``counts[0]``
+        are in class 0, and so on. `unitprobe.inference` draws them.
     counts : array
         (class_name,), the number of stimuli of each class.
 
@@ -53,19 +53,19 @@ class Resamples:
     --------
     >>> import numpy as np
     >>> resamples = Resamples([np.array([2, 0, 1])], counts=np.array([2, 1]))
-    >>> resamples.classes  # stimuli 2 and 0 stand for class 0
+    >>> resamples.classes  # stimuli 2 and 0 are in class 0
     array([[0, 1, 0]], dtype=uint8)
     """
 
     def __init__(self, layouts: Iterable[IntArray], counts: IntArray) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
-        of_place = np.repeat(np.arange(len(self.counts)), self.counts)
+        class_of_position = np.repeat(np.arange(len(self.counts)), self.counts)
         classes, times = [], []
         for layout in layouts:
-            # A stimulus that is drawn twice stands for the same class both times.
-            assigned = np.zeros(len(of_place), np.min_scalar_type(len(self.counts)))
-            assigned[layout] = of_place
-            drawn = np.bincount(layout, minlength=len(of_place))
+            # A stimulus that is drawn twice is in the same class both times.
+            assigned = np.zeros(len(class_of_position), np.min_scalar_type(len(self.counts)))
+            assigned[layout] = class_of_position
+            drawn = np.bincount(layout, minlength=len(class_of_position))
             classes.append(assigned)
             times.append(drawn.astype(np.min_scalar_type(int(drawn.max()))))
         self.classes = np.stack(classes)
@@ -74,21 +74,23 @@ class Resamples:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def bags(self, indices: IntArray) -> Bags:
-        """Return the part of the stimuli with these indices."""
+    def membership(self, indices: IntArray) -> ClassMembership:
+        """Return the class membership of the stimuli with these indices."""
         times = self.times[:, indices].astype(np.int64)
         group = self.classes[:, indices] + len(self.counts) * np.arange(len(self))[:, None]
-        place = np.broadcast_to(np.arange(len(indices)), times.shape)
+        position = np.broadcast_to(np.arange(len(indices)), times.shape)
         times = times.reshape(-1)
         group = np.repeat(group.reshape(-1), times)
-        place = np.repeat(place.reshape(-1), times)
+        position = np.repeat(position.reshape(-1), times)
         order = np.argsort(group, kind="stable")
         sizes = np.bincount(group, minlength=len(self) * len(self.counts))
-        return Bags(torch.from_numpy(place[order]), torch.from_numpy(np.cumsum(sizes) - sizes))
+        return ClassMembership(
+            torch.from_numpy(position[order]), torch.from_numpy(np.cumsum(sizes) - sizes)
+        )
 
 
 class ResampledClassSums(Accumulator):
-    """Sum of each unit over the stimuli that stand for each class in each resample.
+    """Sum of each unit over the stimuli of each class in each resample.
 
     Memory: 8 bytes for each resample, class and unit.
 
@@ -105,7 +107,7 @@ class ResampledClassSums(Accumulator):
     >>> drawn = Resamples([np.array([2, 0, 1])], counts=np.array([2, 1]))
     >>> sums = ResampledClassSums(len(drawn), drawn.counts)
     >>> for part in ([0, 1], [2]):
-    ...     sums.update(np.array([[1.0], [10.0], [100.0]])[part], drawn.bags(np.array(part)))
+    ...     sums.update(np.array([[1.0], [10.0], [100.0]])[part], drawn.membership(np.array(part)))
     >>> next(sums.class_means())
     array([[[50.5],
             [10. ]]])
@@ -123,17 +125,18 @@ class ResampledClassSums(Accumulator):
         shape = (self.resamples * len(self.counts), units)
         self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
 
-    def update(self, responses: Array, bags: Bags) -> None:
-        """Take in responses (stimulus, unit) of the stimuli that `bags` is of.
+    def update(self, responses: Array, membership: ClassMembership) -> None:
+        """Add responses (stimulus, unit) of the stimuli that `membership` describes.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         """
         x = self._take(responses)
         self._sums += torch.nn.functional.embedding_bag(
-            bags.members.to(x.device), x, bags.starts.to(x.device), mode="sum"
+            membership.members.to(x.device), x, membership.starts.to(x.device), mode="sum"
         )
         self.stimuli += len(x)
 

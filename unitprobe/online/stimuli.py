@@ -1,4 +1,4 @@
-"""What is kept of single stimuli in one pass: which drive a unit most, and how sparsely."""
+"""Values of single stimuli in one pass: the top stimuli of each unit, population sparseness."""
 
 from __future__ import annotations
 
@@ -49,34 +49,34 @@ class TopStimuli(Accumulator):
         self._indices = torch.empty((0, units), dtype=torch.int64, device=device)
 
     def update(self, responses: Array, indices: Array) -> None:
-        """Take in responses (stimulus, unit) of the stimuli with these indices (stimulus,).
+        """Add responses (stimulus, unit) of the stimuli with these indices (stimulus,).
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units; or
-            there is not one index for each stimulus.
+            The responses are not a (stimulus, unit) matrix of finite numbers, the number of units
+            differs, or there is not one index for each stimulus.
         """
         x = self._take(responses)
-        places = torch.as_tensor(indices, dtype=torch.int64, device=x.device)
-        _check_indices(places, x)
+        index = torch.as_tensor(indices, dtype=torch.int64, device=x.device)
+        _check_indices(index, x)
         part = TopStimuli(self.k)
         part.stimuli = len(x)
-        part._values, part._indices = self._shorten(x, places)
+        part._values, part._indices = self._shorten(x, index)
         self._absorb(part)
 
-    def _shorten(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _shorten(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Keep k rows of each unit, in the order of their indices."""
-        order = torch.argsort(places)
-        x, places = x[order], places[order]
+        order = torch.argsort(index)
+        x, index = x[order], index[order]
         if len(x) <= self.k:
-            return x, places[:, None].expand(x.shape)
+            return x, index[:, None].expand(x.shape)
         lowest = torch.topk(x, self.k, dim=0).values[-1]
         above, equal = x > lowest, x == lowest
-        # Of those equal to the last that is kept, the first in order fill what places are left.
+        # Of those equal to the last that is kept, the first in order fill the remaining ranks.
         kept = above | (equal & (torch.cumsum(equal, 0) <= self.k - above.sum(0)))
         row = kept.T.nonzero()[:, 1].reshape(x.shape[1], self.k).T
-        return torch.gather(x, 0, row), places[row]
+        return torch.gather(x, 0, row), index[row]
 
     def _add(self, other: TopStimuli) -> None:
         values = torch.cat([self._values, other._values])
@@ -101,7 +101,7 @@ class TopStimuli(Accumulator):
 class PopulationSparseness(Accumulator):
     """The population sparseness of every stimulus.
 
-    Memory: 2 numbers for each stimulus, the one accumulator that grows with their number.
+    Memory: 2 numbers for each stimulus. It is the only accumulator that grows with their number.
 
     Examples
     --------
@@ -122,18 +122,18 @@ class PopulationSparseness(Accumulator):
         self._home = torch.empty(0, device=device)
 
     def update(self, responses: Array, indices: Array) -> None:
-        """Take in responses (stimulus, unit) of the stimuli with these indices (stimulus,).
+        """Add responses (stimulus, unit) of the stimuli with these indices (stimulus,).
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units; or
-            there is not one index for each stimulus.
+            The responses are not a (stimulus, unit) matrix of finite numbers, the number of units
+            differs, or there is not one index for each stimulus.
         """
         x = self._take(responses)
-        places = torch.as_tensor(indices, dtype=torch.int64)
-        _check_indices(places, x)
-        self._parts.append((results(places), results(metrics.population_sparseness(x))))
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        _check_indices(index, x)
+        self._parts.append((results(index), results(metrics.population_sparseness(x))))
         self.stimuli += len(x)
 
     def _add(self, other: PopulationSparseness) -> None:

@@ -60,14 +60,15 @@ class TopClasses(Accumulator):
         self._counts = torch.zeros(self.class_count, dtype=torch.float64, device=device)
 
     def update(self, responses: Array, labels: Array) -> None:
-        """Take in responses (stimulus, unit) and labels (stimulus,) of some stimuli.
+        """Add responses (stimulus, unit) and labels (stimulus,) of some stimuli.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         LabelError
-            The labels are no integers 0..C-1, one for each stimulus.
+            The labels are not integers 0..C-1, one for each stimulus.
         """
         x = self._take(responses)
         classes = as_label_tensor(labels, self.class_count, x)
@@ -151,14 +152,15 @@ class TopRun(Accumulator):
         self._counts = torch.zeros(self.class_count, dtype=torch.float64, device=device)
 
     def update(self, responses: Array, labels: Array) -> None:
-        """Take in responses (stimulus, unit) and labels (stimulus,) of some stimuli.
+        """Add responses (stimulus, unit) and labels (stimulus,) of some stimuli.
 
         Raises
         ------
         ResponseError
-            The responses are no (stimulus, unit) matrix of finite numbers, or of other units.
+            The responses are not a (stimulus, unit) matrix of finite numbers, or the number of
+            units differs.
         LabelError
-            The labels are no integers 0..C-1, one for each stimulus.
+            The labels are not integers 0..C-1, one for each stimulus.
         """
         x = self._take(responses)
         classes = as_label_tensor(labels, self.class_count, x)
@@ -197,7 +199,7 @@ class TopRun(Accumulator):
 
 
 def _above(values: Tensor, bound: Tensor) -> Tensor:
-    """Return the values (place, unit) above a bound (unit,), highest first, and -inf for others."""
+    """Return the values (rank, unit) above a bound (unit,), highest first, and -inf for others."""
     chosen = torch.where(values > bound, values, -torch.inf)
     length = int((chosen > -torch.inf).sum(0).max())
     return torch.topk(chosen, length, dim=0).values

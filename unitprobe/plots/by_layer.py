@@ -37,7 +37,7 @@ _MARKERS = "osD^vPX"
 
 
 def plot_selectivity_by_layer(analysis: xr.DataTree) -> Figure:
-    """Draw class selectivity of the units of each layer, beside what shuffled labels give.
+    """Draw class selectivity of the units of each layer, beside that of shuffled labels.
 
     Parameters
     ----------
@@ -186,10 +186,10 @@ def plot_network_comparison(summaries: Mapping[str, xr.DataTree]) -> Figure:
     same = all(list(tree.children) == list(longest.children) for tree in summaries.values())
     figure, axes = layer_figure(longest, panels=2, heights=(2.6, 2.6), named=same)
     head(figure, n_text(longest, units=False))
-    for place, (name, analysis) in enumerate(summaries.items()):
-        colour = _NETWORK_COLOURS[place % len(_NETWORK_COLOURS)]
+    for position, (name, analysis) in enumerate(summaries.items()):
+        colour = _NETWORK_COLOURS[position % len(_NETWORK_COLOURS)]
         style: dict[str, Any] = {"color": colour, "lw": 1.4, "ms": 4}
-        style["marker"] = _MARKERS[place % len(_MARKERS)]
+        style["marker"] = _MARKERS[position % len(_MARKERS)]
         selectivity = layer_values(analysis, "class_selectivity")
         label = f"{plain_label(name)} ({unit_counts(analysis).sum():,} units)"
         axes[0].plot(selectivity, label=label, **style)

@@ -111,7 +111,7 @@ def plot_selectivity_against_ablation(analysis: xr.DataTree, ablation: xr.DataTr
     table = selectivity_and_damage(analysis, ablation)
     layers = list(dict.fromkeys(table["layer"]))
     colours = colormaps["viridis"](np.linspace(0, 0.92, len(layers)))
-    depth = table["layer"].map({layer: place for place, layer in enumerate(layers)})
+    depth = table["layer"].map({layer: position for position, layer in enumerate(layers)})
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     drops = {
@@ -187,7 +187,7 @@ def _draw_curve(ax: Axes, curve: Floats, preferred: int, names: Sequence[str]) -
     bare(ax)
     x = np.arange(len(curve))
     if len(curve) <= _MOST_BARS:
-        colours = [ORANGE if place == preferred else BLUE for place in x]
+        colours = [ORANGE if position == preferred else BLUE for position in x]
         ax.bar(x, curve, color=colours, width=0.75)
         longest = max(map(len, names))
         angle = 0 if longest * len(names) <= 20 else 90

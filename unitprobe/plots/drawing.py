@@ -25,7 +25,7 @@ _MOST_LABELS = 24
 
 
 def printable(name: str) -> str:
-    r"""Return a name with a mark in place of every letter that HTML and SVG cannot hold.
+    r"""Return a name with a replacement for every letter that HTML and SVG cannot hold.
 
     Examples
     --------
@@ -97,12 +97,12 @@ def layer_figure(
     head(figure, n_text(tree))
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if named else {}
     axes[-1].set_xticks(ticks, labels, fontsize=8, **turned)
-    axes[-1].set_xlabel("layer" if named else "place of the layer in the network")
+    axes[-1].set_xlabel("layer" if named else "position of the layer in the network")
     return figure, axes
 
 
 def thin(count: int, most: int) -> list[int]:
-    """Return at most so many places out of so many, evenly."""
+    """Return at most so many evenly spaced indices."""
     return list(range(0, count, -(-count // most)))
 
 

@@ -1,6 +1,6 @@
 """The browsable report: a folder with a page that opens from disk, its plots and its tables.
 
-Nothing is fetched from a network: styles and script stand in the page, plots beside it.
+Nothing is fetched from a network: styles and script are in the page, plots are files in its folder.
 """
 
 from unitprobe.report.comparison import NetworkResult, write_comparison

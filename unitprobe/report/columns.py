@@ -52,15 +52,15 @@ def text(value: Any) -> str:
     return printable(str(value))
 
 
-def digits(places: int) -> Callable[[Any], str]:
-    """Return how to write a number to so many places.
+def digits(decimals: int) -> Callable[[Any], str]:
+    """Return how to write a number with so many decimals.
 
     Examples
     --------
     >>> digits(2)(0.123), digits(0)(1234), digits(1)(float("nan"))
     ('0.12', '1,234', '–')
     """
-    return lambda value: DASH if np.isnan(value) else f"{value:,.{places}f}"
+    return lambda value: DASH if np.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def percent(value: float) -> str:

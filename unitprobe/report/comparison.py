@@ -30,7 +30,7 @@ class NetworkResult:
     Attributes
     ----------
     name : str
-        What the network is called here; its own report, if any, is in the folder of this name.
+        The name in the comparison. Its own report, if any, is in the folder of this name.
     analysis, ablation : DataTree
         From `analyze` and `ablate`.
     notes : str

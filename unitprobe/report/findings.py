@@ -1,4 +1,4 @@
-"""What the numbers say, in plain sentences, and what they cannot say."""
+"""The findings of a report in plain sentences, and their limits."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _selectivity(analysis: xr.DataTree) -> str:
     text = f"Class selectivity is {mean:.2f} on average (over units, then over layers)"
     if not has(analysis, "class_selectivity_null_mean"):
         return (
-            f"{text}. No null was made, so it is not known how much of this chance alone would "
-            "give; analyze with n_permutations=1000 to know."
+            f"{text}. There is no null, so it is unknown how much of this is chance; analyze "
+            "with n_permutations=1000."
         )
     chance = float(np.nanmean(layer_values(analysis, "class_selectivity_null_mean")))
     text = f"{text}; the same responses with shuffled labels give {chance:.2f}."
@@ -87,14 +87,14 @@ def _selectivity(analysis: xr.DataTree) -> str:
     )
 
 
-def _least_share(shuffles: int) -> str:
-    """Return what a null of so many shuffles could have shown: no p is below 1 / (shuffles + 1)."""
-    smallest = 1 / (shuffles + 1)
+def _least_share(permutations: int) -> str:
+    """Return what so many permutations can show: no p is below 1 / (permutations + 1)."""
+    smallest = 1 / (permutations + 1)
     if smallest >= LEVEL:
-        return f"With {shuffles} shuffles none could be: analyze with n_permutations=1000."
+        return f"With {permutations} permutations no unit can be: analyze with n_permutations=1000."
     return (
-        f"With {shuffles:,} shuffles no p is below {smallest:.2g}, so that only more than "
-        f"{percent(smallest / LEVEL)} of all units together could be seen to be."
+        f"With {permutations:,} permutations no p is below {smallest:.2g}: the test finds "
+        f"selective units only if they are more than {percent(smallest / LEVEL)} of all units."
     )
 
 
@@ -130,8 +130,8 @@ def _dimensionality(analysis: xr.DataTree) -> str:
         return ""
     layers, units = list(analysis.children), unit_counts(analysis)
     ends = [
-        f"{ratios[place]:.1f} in {printable(layers[place])} ({units[place]:,} units)"
-        for place in (int(np.nanargmin(ratios)), int(np.nanargmax(ratios)))
+        f"{ratios[index]:.1f} in {printable(layers[index])} ({units[index]:,} units)"
+        for index in (int(np.nanargmin(ratios)), int(np.nanargmax(ratios)))
     ]
     if len(ratios) == 1:
         return f"The effective number of dimensions (participation ratio) is {ends[0]}."
@@ -181,7 +181,7 @@ def _prediction(units: pd.DataFrame) -> str:
             median = "" if np.isnan(inside) else f" (median within a layer {inside:.2f})"
             parts.append(f"{overall:.2f} with {words}{median}")
     if not parts:
-        return "Whether selectivity goes with damage cannot be said: too few units, or no drop."
+        return "The correlation of selectivity with damage is unknown: too few units, or no drop."
     return (
         f"Over {len(both):,} units the rank correlation of selectivity is {' and '.join(parts)}. "
         "A value near 0 means that selectivity does not tell which units matter."
@@ -202,24 +202,25 @@ def limits(analysis: xr.DataTree, ablation: xr.DataTree | None) -> list[str]:
         counts = np.unique(np.asarray(analysis["label"]), return_counts=True)[1]
         smallest = int(counts.min())
         notes.append(
-            f"All numbers rest on {stimuli:,} stimuli of {len(counts):,} classes, {smallest:,} in "
-            "the smallest. Selectivity, sparseness and dimensionality all change with the number "
-            "of stimuli; compare only what was measured on the same ones."
+            f"All numbers depend on {stimuli:,} stimuli of {len(counts):,} classes, "
+            f"{smallest:,} in the smallest. Selectivity, sparseness and dimensionality all change "
+            "with the number of stimuli; compare only networks that were measured on the same ones."
         )
     notes.append(
-        "Selectivity has a noise floor: it holds the largest class mean against the others, so "
-        "noise alone makes it positive, the more so the fewer the stimuli of a class and the rarer "
-        "the responses. Read it beside the value for shuffled labels, or corrected by it."
+        "Selectivity of noise is positive, because it compares the largest class mean with the "
+        "others. It is larger for fewer stimuli of a class and for rarer responses. Compare it "
+        "with the value for shuffled labels, or read the corrected value."
     )
-    shuffles = int(analysis.attrs.get("n_permutations", 0))
-    if shuffles:
+    permutations = int(analysis.attrs.get("n_permutations", 0))
+    if permutations:
         notes.append(
-            f"With {shuffles:,} shuffles no p can be smaller than {1 / (shuffles + 1):.2g}. q is "
-            "the false discovery rate over all units of all layers (Benjamini and Hochberg)."
+            f"With {permutations:,} permutations no p can be smaller than "
+            f"{1 / (permutations + 1):.2g}. q is the false discovery rate over all units of all "
+            "layers (Benjamini and Hochberg)."
         )
     if int(analysis.attrs.get("n_bootstrap", 0)):
         notes.append(
-            "Intervals are for the stimuli at hand, redrawn within their class. They say nothing "
+            "Intervals come from these stimuli, redrawn within their class. They say nothing "
             "about another network trained in the same way."
         )
     notes += _sign_limits(analysis)
@@ -239,7 +240,7 @@ def _sign_limits(analysis: xr.DataTree) -> list[str]:
     handled = analysis.attrs.get("signed", "allow")
     names = ", ".join(layers[:5]) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
     meaning = {
-        "allow": "the formulas were used all the same, and are not bounded by 0 and 1 there",
+        "allow": "the formulas were used without change, and have no bounds there",
         "rectify": "they were set to 0 first",
         "shift": "each unit's smallest response was subtracted first",
     }.get(handled, "they were refused")
@@ -262,11 +263,11 @@ def _ablation_limits(analysis: xr.DataTree, ablation: xr.DataTree, smallest: int
     if count:
         notes.append(
             f"Accuracy was counted on {count:,} stimuli, so that one stimulus is {100 / count:.2g} "
-            "points; smaller drops are 0 by necessity."
+            "points; a smaller drop cannot be seen."
         )
     notes.append(
         "A rank correlation over units of one network has no interval here: units of one network "
-        "are not independent, and only several networks can tell."
+        "are not independent. Several networks are needed."
     )
     seen, ablated = analysis.attrs.get("stimuli"), ablation.attrs.get("stimuli")
     if seen != ablated:

@@ -1,4 +1,4 @@
-"""The folder of a report: which files are the report's own, and how they are put in place."""
+"""The folder of a report: which files belong to the report, and how they are written."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        # Where the disk fills up, nothing has been put in place yet.
-        with TemporaryDirectory(dir=folder, prefix=".unitprobe-") as place:
-            beside = Path(place)
-            (beside / _PLOTS).mkdir()
+        # If the disk is full, the earlier report is still complete.
+        with TemporaryDirectory(dir=folder, prefix=".unitprobe-") as temporary:
+            new = Path(temporary)
+            (new / _PLOTS).mkdir()
             for name, contents in files.items():
-                write_atomically(beside / name, contents)
+                write_atomically(new / name, contents)
             (folder / _PLOTS).mkdir(exist_ok=True)
             # The page comes first: it marks the files that follow as ours if they are interrupted.
             for name in sorted(files, key=lambda name: name != PAGE):
-                (beside / name).replace(folder / name)
+                (new / name).replace(folder / name)
     if ours:
         for name in PLOT_FILES.difference(files):
             (folder / name).unlink(missing_ok=True)

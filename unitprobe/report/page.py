@@ -258,7 +258,7 @@ def _facts(analysis: xr.DataTree, ablation: xr.DataTree | None) -> list[tuple[st
         ("Stimuli", known.get("stimuli")),
         ("Counts", _counts(analysis)),
         (
-            "Label shuffles, resamples, seed",
+            "Permutations, resamples, seed",
             _numbers(analysis, "n_permutations", "n_bootstrap", "seed"),
         ),
         ("Where responses are negative", known.get("signed")),
