@@ -137,7 +137,7 @@ def ablation_rows(device: Any, dry: bool) -> Iterator[dict[str, Any]]:
             method=method,  # type: ignore[arg-type]
             batch_size=8 if dry else 128,
             memory=2**30 if dry else 2**34,
-            null=0,
+            n_permutations=0,
             progress=False,
         )
 
@@ -175,13 +175,7 @@ def attribution_rows(device: Any, dry: bool) -> Iterator[dict[str, Any]]:
         network, pixels = _network("resnet18", dry)
         import unitprobe as up
 
-        up.ablate(
-            network.to(device),
-            _stimuli(20, pixels),
-            method="attribution",
-            check_units=0,
-            progress=False,
-        )
+        up.attribute(network.to(device), _stimuli(20, pixels), check_units=0, progress=False)
         return
     yield from benchmark_attribution.run(quick=False)
 

@@ -14,7 +14,7 @@ import torch
 import typer
 import xarray as xr
 
-# The networks and images are those of the other recipe, which stands beside this one.
+# The networks and images are those of the other recipe.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "selectivity_regularization"))
 
 import options
@@ -76,7 +76,7 @@ def main(
     ] = Path("../../docs/results"),
     keep: Annotated[
         Path | None,
-        typer.Option(help="Folder for the ablations themselves; none there is run again."),
+        typer.Option(help="Folder for the ablations. Those that are there are not run again."),
     ] = None,
     cache: Annotated[Path, typer.Option(help="Folder for decoded images.")] = Path("runs/cache"),
     data_note: Annotated[str, typer.Option(help="A sentence on the images, for the page.")] = "",
@@ -142,12 +142,14 @@ def rebuild(model: str, weights: Path, splits: Splits) -> Network:
 
 
 def check_data(weights: Path, splits: Splits) -> None:
-    """Refuse other images than the network was trained on, where its run says which.
+    """Raise an error if the network was trained on other images.
+
+    The folder of its run has their fingerprint; without it there is no check.
 
     Raises
     ------
     ContentsMismatchError
-        They are others.
+        The fingerprints differ.
     """
     path = weights.parent / CONFIG
     if not path.exists():
@@ -163,12 +165,12 @@ def check_data(weights: Path, splits: Splits) -> None:
 def run_protocols(
     network: Network, splits: Splits, plan: Plan, keep: Path | None = None
 ) -> tuple[xr.DataTree, xr.DataTree]:
-    """Return the trees of both protocols, from `keep` where they stand there.
+    """Return the trees of both protocols, from the folder `keep` if it has them.
 
     Raises
     ------
     OptionError
-        What stands there was made otherwise.
+        A tree in the folder was made with other options.
     """
     seen, few = (_test_images(splits, limit) for limit in (plan.limit, plan.curve_limit))
     zhou = _kept(
@@ -226,7 +228,7 @@ def _shared(network: Network, stimuli: Stimuli, plan: Plan) -> dict[str, Any]:
 def _kept(
     folder: Path | None, name: str, wanted: dict[str, Any], make: Callable[[], xr.DataTree]
 ) -> xr.DataTree:
-    """Return what stands in a folder if it is what is wanted; else make it, and keep it there."""
+    """Return the tree in a folder; make it and save it there if the folder does not have it."""
     if folder is None:
         return make()
     path = folder / f"{name}.h5"
@@ -245,9 +247,9 @@ def _kept(
 
 
 def _command(model: str, data: str, plan: Plan) -> str:
-    """Return the command line that makes the page, with folders left to the reader."""
-    kind, _, place = data.partition(":")
-    shown = kind if not place else f"{kind}:DIR"
+    """Return the command line that makes the page, without the paths of folders."""
+    kind, _, folder = data.partition(":")
+    shown = kind if not folder else f"{kind}:DIR"
     words = (
         f"python run.py --weights WEIGHTS --model {model} --data {shown} --limit {plan.limit} "
         f"--directions {plan.directions} --curve-limit {plan.curve_limit} --orders {plan.orders} "

@@ -60,7 +60,7 @@ def test_mean_and_p_are_those_of_a_loop_over_permutations():
         assert found.p[place] == pytest.approx(p, abs=4 * (p * (1 - p) / 2000) ** 0.5 + 1e-9)
 
 
-def test_an_ablation_that_changes_nothing_or_everything_is_no_surprise():
+def test_an_ablation_that_changes_nothing_or_everything_has_a_p_of_1():
     found = chance([TARGETS[4], TARGETS[5]])
     np.testing.assert_array_equal(found.p, [1, 1])
     np.testing.assert_allclose(found.mean, [0, max(INTACT[[0, 1, 3]] / COUNT[[0, 1, 3]])])

@@ -1,4 +1,4 @@
-"""What takes the place of a unit, against the same replacement written out by hand."""
+"""What replaces a unit, against the same replacement written out by hand."""
 
 import copy
 
@@ -324,7 +324,7 @@ def test_stimuli_that_are_lost_and_gained_are_counted_batch_after_batch():
     logits = torch.randn(40, 4)
     ablated = torch.randn(3, 40, 4)
     labels = torch.arange(40) % 3
-    output_of_class = torch.tensor([2, 0, 3])  # output 1 is no class of the stimuli
+    output_of_class = torch.tensor([2, 0, 3])  # output 1 does not stand for a class
     found = Outcomes.empty(4, 3)
     for some in (slice(0, 15), slice(15, 40)):
         answers = Answers.of(logits[some], labels[some], output_of_class)

@@ -1,4 +1,4 @@
-"""Pictures of ablation protocols, one function each."""
+"""Figures of ablation protocols, one function each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DAMAGES = {
 
 
 def plot_zhou(tree: xr.DataTree) -> Figure:
-    """Draw what predicts the damage of a unit, and what units cost beside random directions.
+    """Draw what predicts the damage of a unit, and the damage of units and random directions.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def plot_zhou(tree: xr.DataTree) -> Figure:
     Returns
     -------
     Figure
-        Left Spearman's correlations with ranks within layers and their 95% intervals, of units
-        (filled) and of directions (open); right the largest drop of a class by layer: median,
-        middle half and middle 90% of the units and of the directions.
+        Left: Spearman's correlations with ranks within layers and their 95% intervals, for units
+        (filled) and directions (open). Right: the largest drop of a class by layer; median, middle
+        half and middle 90% of the units and of the directions.
 
     Raises
     ------
@@ -62,9 +62,9 @@ def plot_zhou(tree: xr.DataTree) -> Figure:
     for prefix, fill, shift in (("", None, 0.0), ("direction_", "white", 0.12)):
         if f"{prefix}pooled_correlation" not in root:
             continue
-        for place, (damage, (label, colour)) in enumerate(_DAMAGES.items()):
+        for row, (damage, (label, colour)) in enumerate(_DAMAGES.items()):
             chosen = root.sel(damage=damage)
-            y = np.arange(len(predictors)) + 0.3 * place + shift - 0.2
+            y = np.arange(len(predictors)) + 0.3 * row + shift - 0.2
             value, low, high = (
                 chosen[f"{prefix}pooled_correlation{part}"].values for part in ("", "_low", "_high")
             )
@@ -101,21 +101,21 @@ def plot_zhou(tree: xr.DataTree) -> Figure:
 
 
 def plot_morcos(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figure:
-    """Draw accuracy against the share of units that is ablated, by layer and clamp.
+    """Draw accuracy against the share of ablated units, by layer and clamp.
 
     Parameters
     ----------
     tree : DataTree
         From `unitprobe.protocols.morcos_protocol`.
     layers : sequence of str, optional
-        Which layers; some, evenly, if None.
+        Which layers; a few, evenly spaced, if None.
 
     Returns
     -------
     Figure
-        A column for each layer, and one for all together if these were ablated, a row for each
-        clamp: random orders (grey; thick, their mean),
-        most selective first, least selective first.
+        A column for each layer, and one for all layers together if they were ablated. A row for
+        each clamp: random orders (grey; their mean is thick), most selective units first, least
+        selective units first.
 
     Raises
     ------
@@ -160,14 +160,14 @@ def _of_network(root: xr.Dataset) -> xr.Dataset:
 
 
 def plot_bau(tree: xr.DataTree, layers: Sequence[str] | None = None) -> Figure:
-    """Draw how well classes are told without their most important units, and with these alone.
+    """Draw how well classes are recognized without their most important units, or with them alone.
 
     Parameters
     ----------
     tree : DataTree
         From `unitprobe.protocols.bau_protocol`.
     layers : sequence of str, optional
-        Which layers; some, evenly, if None.
+        Which layers; a few, evenly spaced, if None.
 
     Returns
     -------
@@ -264,8 +264,8 @@ def _root(tree: xr.DataTree, protocol: str) -> xr.Dataset:
 def _chosen(tree: xr.DataTree, layers: Sequence[str] | None, most: int) -> list[str]:
     names = list(tree.children)
     if layers is None:
-        places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round())
-        return [names[int(place)] for place in places]
+        indices = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round())
+        return [names[int(index)] for index in indices]
     for layer in layers:
         if layer not in names:
             raise StoreError(f"the tree has no layer {layer!r}; it has {', '.join(names)}")
@@ -279,11 +279,13 @@ def _values(tree: xr.DataTree, layer: str, name: str) -> npt.NDArray[np.float64]
 
 def _counts(tree: xr.DataTree) -> str:
     units = sum(node.sizes.get("unit", 0) for node in tree.children.values())
-    told = (
+    stimuli = (
         f"n = {tree.attrs['stimulus_count']:,} stimuli, " if "stimulus_count" in tree.attrs else ""
     )
     layers = len(tree.children)
-    return f"{told}{layers:,} layer{'s' * (layers != 1)}" + (f", {units:,} units" if units else "")
+    return f"{stimuli}{layers:,} layer{'s' * (layers != 1)}" + (
+        f", {units:,} units" if units else ""
+    )
 
 
 def _panels(count: int, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
@@ -307,7 +309,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, npt.NDArray[Any]]:
 
 
 def _below(figure: Figure, ax: Axes) -> None:
-    """Put the legend of one panel below all."""
+    """Draw the legend of one panel below the figure."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=7)
 
