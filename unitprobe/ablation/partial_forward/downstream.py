@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from unitprobe.ablation.partial_forward.network_graph import NetworkGraph, Node, is_place
-from unitprobe.ablation.partial_forward.rows import Rows
-from unitprobe.ablation.partial_forward.unit_change import Narrow, apply_rule
-from unitprobe.ablation.partial_forward.winograd import TiledConvolution
-from unitprobe.ablation.partial_forward.winograd_small_maps import SmallMapConvolution
+from unitprobe.ablation.partial_forward.unit_change import Narrow, apply_rule, split, tile
+from unitprobe.ablation.partial_forward.winograd import WinogradConvolution
+from unitprobe.ablation.partial_forward.winograd_tiles import TiledConvolution
 
 aten = torch.ops.aten
 
@@ -30,7 +29,7 @@ _ARITHMETIC: dict[Any, Any] = {
 _MAKE_NEW = frozenset((aten.conv2d.default, aten.linear.default, *_ARITHMETIC))
 
 #: A convolution with fewer products than by its definition.
-Convolution: TypeAlias = SmallMapConvolution | TiledConvolution
+Convolution: TypeAlias = WinogradConvolution | TiledConvolution
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,9 @@ class VariantRun:
         Values of the intact network, constants among them.
     convolutions : mapping of Node to Convolution
         Convolutions that are computed with fewer products.
-    rows : Rows
-        Which stimuli of which variants are computed.
-    stimuli : int
-        Number of stimuli of the batch.
+    variants, stimuli : int
+        How many there are. The variants of an activation stand one after another along its
+        stimuli.
     """
 
     def __init__(
@@ -103,30 +101,30 @@ class VariantRun:
         downstream: Downstream,
         intact: Mapping[Node, Any],
         convolutions: Mapping[Node, Convolution],
-        rows: Rows,
+        variants: int,
         stimuli: int,
     ) -> None:
         self._graph = graph
         self._downstream = downstream
         self._intact = intact
         self._convolutions = convolutions
-        self._rows = rows
+        self._variants = variants
         self._stimuli = stimuli
         self._values: dict[Node, Any] = {}
 
     def logits(self, start: Tensor | Narrow) -> Tensor:
-        """Return the logits (row, output) that follow from ablated activations.
+        """Return the logits (variant * stimulus, output) that follow from ablated activations.
 
         Parameters
         ----------
         start : Tensor or Narrow
-            The activations of all rows, or, narrow, of all stimuli and variants.
+            The ablated activations, (variant * stimulus, ...), or the ablated units of them.
         """
         values = self._values = {self._downstream.place: start}
         for node in self._downstream.nodes:
             if is_place(node):
                 values[node] = values[node.args[0]]
-            elif node not in values:  # a convolution computes what follows it too
+            elif node not in values:  # a convolution may compute the operations after it too
                 values[node] = self._compute(node)
             for source in self._downstream.last_use.get(node, ()):
                 values.pop(source, None)
@@ -140,7 +138,7 @@ class VariantRun:
             if found is not None:
                 return found
         convolution = self._convolutions.get(node)
-        if isinstance(convolution, SmallMapConvolution):
+        if isinstance(convolution, WinogradConvolution):
             return self._convolve(node, convolution)
         if convolution is not None:
             return self._convolve_and_add(node, convolution)
@@ -165,21 +163,20 @@ class VariantRun:
             return self._values[source] if source in self._values else self._intact[source]
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), given)
-        found = apply_rule(node.target, args, kwargs, output)
-        return self._rows.choose(found) if isinstance(found, Tensor) else found
+        return apply_rule(node.target, args, kwargs, output)
 
     def _whole(self, node: Node) -> Any:
-        """Return a value for all rows."""
+        """Return a value of all variants."""
         if node in self._graph.sizes:
-            return self._graph.sizes[node] * self._rows.count
+            return self._graph.sizes[node] * self._variants * self._stimuli
         if node in self._values:
             value = self._values[node]
             if isinstance(value, Narrow):
-                value = self._values[node] = self._rows.widen(value)
+                value = self._values[node] = value.widen()
             return value
-        place = self._graph.batched.get(node)
+        batched = self._graph.batched.get(node)
         value = self._intact[node]
-        return value if place is None else self._rows.spread(value, place)
+        return value if batched is None else tile(value, self._variants, batched.axis)
 
     def _is_free(self, node: Any) -> bool:
         """Tell whether a value is whole, in memory of its own, and read by one operation only."""
@@ -190,12 +187,12 @@ class VariantRun:
             and isinstance(self._values.get(node), Tensor)
         )
 
-    def _convolve(self, node: Node, convolution: SmallMapConvolution) -> Tensor:
+    def _convolve(self, node: Node, convolution: WinogradConvolution) -> Tensor:
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        change = self._rows.combine(torch.sub, self._whole(source), self._intact[source])
+        change = self._with_intact(torch.sub, self._whole(source), self._intact[source])
         mixed = convolution(_position_first(change)).permute(2, 3, 0, 1)
-        return self._rows.combine(Tensor.add_, mixed, self._intact[node])
+        return self._with_intact(Tensor.add_, mixed, self._intact[node])
 
     def _convolve_and_add(self, node: Node, convolution: TiledConvolution) -> Tensor:
         """Convolve; also add what the only reader adds, and apply the ReLU that reads that."""
@@ -209,7 +206,7 @@ class VariantRun:
         reader = _only_reader(last)
         relu = reader is not None and reader.target is aten.relu.default
         source, intact = node.args[0], self._intact
-        whole, stimulus_of = self._whole(source), self._rows.stimulus_of
+        whole, stimulus_of = self._whole(source), torch.arange(self._stimuli).repeat(self._variants)
         result = convolution(whole, intact[source], intact[node], stimulus_of, shortcut, relu=relu)
         values[last] = result
         if relu:
@@ -238,10 +235,17 @@ class VariantRun:
         if isinstance(other, Narrow) and node.target is not aten.add.Tensor:
             return None
         intact = self._intact[right] if other is None else other.intact
-        combined = self._rows.combine(operation, one, intact)
+        combined = self._with_intact(operation, one, intact)
         if isinstance(other, Narrow):
-            self._rows.add_change(combined, other)
+            other.add_to(combined)
         return combined
+
+    def _with_intact(
+        self, operation: Callable[[Tensor, Tensor], Any], activations: Tensor, intact: Tensor
+    ) -> Tensor:
+        """Apply an operation to activations of all variants and intact ones (stimulus, ...)."""
+        by_variant: Tensor = operation(split(activations, self._variants), intact)
+        return by_variant.flatten(0, 1)
 
     def _are_alike(self, *nodes: Node) -> bool:
         """Tell whether activations have the stimuli first, and are of one shape and type."""
@@ -262,10 +266,10 @@ def _position_first(maps: Tensor) -> Tensor:
     return maps.permute(2, 3, 0, 1).contiguous()
 
 
-def quick_convolutions(
+def winograd_convolutions(
     graph: NetworkGraph, nodes: Iterable[Node], memory: int
 ) -> dict[Node, Convolution]:
-    """Return the convolutions among some operations that few multiplications suffice for.
+    """Return the convolutions among some operations that a `Convolution` suits.
 
     Parameters
     ----------
@@ -286,11 +290,11 @@ def quick_convolutions(
         if weight is None or plain != [(1, 1), (1, 1), (1, 1), 1]:
             continue
         height, width = node.meta["val"].shape[2:]
-        if SmallMapConvolution.suits(weight, height, width):
-            memory -= SmallMapConvolution.bytes_of(weight, height, width)
+        if WinogradConvolution.suits(weight, height, width):
+            memory -= WinogradConvolution.bytes_of(weight, height, width)
             if memory < 0:
                 break
-            found[node] = SmallMapConvolution(weight, height, width)
+            found[node] = WinogradConvolution(weight, height, width)
         elif TiledConvolution.suits(weight, height, width):
             memory -= TiledConvolution.bytes_of(weight)
             if memory < 0:

@@ -3,7 +3,7 @@
 The network runs as a graph (`network_graph`). Operations that depend on an ablated layer are
 downstream of it; the intact values that they read are kept. Many ablations of one layer run through
 these operations together (`downstream`): as long as units are treated apart, only the ablated ones
-(`unit_change`), and convolutions with fewer multiplications (`winograd_small_maps`, `winograd`).
+(`unit_change`), and convolutions with fewer multiplications (`winograd`, `winograd_tiles`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from torch import Tensor, fx
 
 from unitprobe.ablation.engine import FullEngine
 from unitprobe.ablation.forward_passes import Batch
-from unitprobe.ablation.partial_forward.downstream import Downstream, VariantRun, quick_convolutions
+from unitprobe.ablation.partial_forward.downstream import (
+    Downstream,
+    VariantRun,
+    winograd_convolutions,
+)
 from unitprobe.ablation.partial_forward.network_graph import Batched, NetworkGraph, Node, is_place
-from unitprobe.ablation.partial_forward.rows import Rows
 from unitprobe.ablation.partial_forward.unit_change import Narrow, split
 from unitprobe.ablation.replacements import Replacement
 from unitprobe.ablation.targets import Targets
@@ -65,7 +68,7 @@ class PartialForwardEngine:
         # A half-precision result depends on the way it is computed: keep to the network's own.
         self._exact = all(value.dtype in (torch.float32, torch.float64) for value in numbers)
         reached = {node: None for one in self._downstream.values() for node in one.nodes}
-        self._convolutions = quick_convolutions(graph, reached, memory // 4)
+        self._convolutions = winograd_convolutions(graph, reached, memory // 4)
         on_processor = all(value.device.type == "cpu" for value in numbers)
         self._workers = torch.get_num_threads() if on_processor else 1
         self._run_bytes = min(_CACHE_BYTES, memory // 8) if on_processor else memory // 4
@@ -199,7 +202,7 @@ class PartialForwardEngine:
         downstream: Downstream,
         intact: Mapping[Node, Any],
     ) -> Iterator[Job]:
-        """Find what replaces single units, and whether it changes anything, at once."""
+        """Find what replaces single units; leave out units that are not changed at all."""
         batch, units = self._batch, targets.single_units
         assert batch is not None
         assert units is not None
@@ -225,10 +228,13 @@ class PartialForwardEngine:
     ) -> Tensor:
         """Return the logits (target, stimulus, output); where nothing changes, the intact ones."""
         logits: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
-        if len(narrow.units) == 0:
+        count = len(narrow.units)
+        if count == 0:
             return logits
-        logits = logits.clone()
-        logits[changes] = self._logits(downstream, narrow, Rows(changes[changes.any(1)]), intact)
+        logits, some = logits.clone(), changes.any(1)
+        ablated = self._logits(downstream, narrow, count, intact)
+        # Rounding depends on the batch: where nothing changes, keep the intact logits exactly.
+        logits[some] = torch.where(changes[some, :, None], ablated, logits[some])
         return logits
 
     def _whole_jobs(
@@ -252,23 +258,20 @@ class PartialForwardEngine:
                 for group in part.groups
             ]
             start = torch.cat(variants, self._graph.batched[downstream.place].axis)
-            yield partial(self._whole_logits, downstream, start, len(part), intact)
-
-    def _whole_logits(
-        self, downstream: Downstream, start: Tensor, count: int, intact: Mapping[Node, Any]
-    ) -> Tensor:
-        assert self._batch is not None
-        every = torch.ones(count, len(self._batch.images), dtype=torch.bool, device=start.device)
-        return split(self._logits(downstream, start, Rows(every), intact), count)
+            yield partial(self._logits, downstream, start, len(part), intact)
 
     def _logits(
-        self, downstream: Downstream, start: Tensor | Narrow, rows: Rows, intact: Mapping[Node, Any]
+        self,
+        downstream: Downstream,
+        start: Tensor | Narrow,
+        variants: int,
+        intact: Mapping[Node, Any],
     ) -> Tensor:
         assert self._batch is not None
         stimuli = len(self._batch.images)
-        run = VariantRun(self._graph, downstream, intact, self._convolutions, rows, stimuli)
+        run = VariantRun(self._graph, downstream, intact, self._convolutions, variants, stimuli)
         with torch.no_grad():  # which each thread sets for itself
-            return run.logits(start)
+            return split(run.logits(start), variants)
 
 
 def _run_in_order(jobs: Iterable[Job], workers: int) -> Iterator[Tensor]:

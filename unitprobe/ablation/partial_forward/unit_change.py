@@ -60,6 +60,13 @@ class Narrow:
         by_unit[places, self.units] = self.values.movedim(self.axis, 0)
         return wide
 
+    def add_to(self, activations: Tensor) -> None:
+        """Add the change to whole activations (variant * stimulus, unit, ...), in place."""
+        count = len(self.units)
+        by_unit = split(activations, count).movedim(self.axis + 1, 1)
+        variants = torch.arange(count, device=self.units.device)
+        by_unit[variants, self.units] += self.change.movedim(self.axis, 0)
+
 
 def take(value: Tensor, units: Tensor, axis: int) -> Tensor:
     """Return some units; index_select would first copy a value that is channels last."""

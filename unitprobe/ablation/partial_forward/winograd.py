@@ -1,116 +1,158 @@
-"""Convolutions of maps in tiles of 4 x 4, with a quarter of the multiplications.
+"""Winograd convolution: 3 x 3 convolutions of small maps with fewer multiplications.
 
-Winograd's F(4 x 4, 3 x 3), as in `winograd_small_maps`: a tile and the positions around it, 6 x 6,
-are brought into a space where the convolution is one matrix product a component, 36 for 16 outputs
-where the definition takes 144. On the way in and out there are few operations for each number, so
-they must not pass over memory: one compiled loop (`winograd_loops`) takes a few tiles all the way,
-and adds what follows the convolution in a residual network: the intact output, the shortcut and the
-ReLU.
+On a map of 2 x 2 or 4 x 4 most of what a 3 x 3 convolution multiplies is padding, and neighbouring
+outputs share their products. Winograd's minimal filtering ("Arithmetic complexity of
+computations", 1980; Lavin and Gray 2016, "Fast algorithms for convolutional neural networks")
+transforms a map so that the convolution is one matrix product a component:
+``y = S [(G w G') * (A x A')] S'``. Along an axis of 1, 2 and 4 positions it takes 1, 3 and 6
+products where the definition takes 3, 6 and 12. Longer axes are cut into tiles of 4 positions.
 
-As in `winograd_small_maps`, only the change against the intact network goes through, for its
-rounding errors.
+The transforms are matrix products too, so no compiler is needed. ``docs/performance.md`` has the
+measured factor ("Winograd convolution of small maps").
+
+Rounding errors grow with the numbers that are transformed (about tenfold for 4 positions), so the
+engine transforms only the *change* against the intact network.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
-from unitprobe.ablation.partial_forward.winograd_small_maps import transform_of
-from unitprobe.compiled import compile_loop, compiles
-from unitprobe.errors import UnitprobeWarning
+from unitprobe.typing import FloatArray
 
-Floats = npt.NDArray[np.float32]
-
-# Tiles whose components are held at a time should stay near the processor; but all kernels are read
-# for them, which takes more tiles where the kernels are not near.
-_TILES, _MORE_TILES = 24, 192
-_NEAR_BYTES = 2**22
-_LANES = 16  # units that the loop takes at a time
-_MOST_PADDING = 1.4  # of a map of 7 x 7 a third is added, which still pays
-
-# With whole numbers on the way in, `transform_of(4)` has its kernel scaled by:
-_SCALE = np.array([1 / 4, -1 / 6, -1 / 6, 1 / 24, 1 / 24, 1.0])
+# Fewest units from which a convolution gains: small matrix products are slow.
+_FEWEST_UNITS = 48
+_FEWEST_UNITS_IN_TILES = 128
+_LONGEST = 8
 
 
-class TiledConvolution:
-    """A 3 x 3 convolution, stride 1, one place of padding, and what is added to it.
+class Transform(NamedTuple):
+    """Matrices of one axis: ``y = synthesis @ ((filter @ w) * (analysis @ x))`` for one tile.
+
+    Attributes
+    ----------
+    analysis : array (component * tile, position)
+        Applied to the input. The tiles of a component lie together, as they share a kernel.
+    synthesis : array (position, component * tile)
+        Gives the output.
+    filter : array (component, 3)
+        Applied to the kernel.
+    tiles : int
+        Tiles along the axis.
+    """
+
+    analysis: FloatArray
+    synthesis: FloatArray
+    filter: FloatArray
+    tiles: int = 1
+
+
+@cache
+def transform_of(size: int) -> Transform | None:
+    """Return the transform of a 3-tap convolution along one axis, padded with one zero each side.
+
+    Parameters
+    ----------
+    size : int
+        Positions along the axis.
+
+    Returns
+    -------
+    Transform or None
+        None unless `size` is 1, 2, 4 or 8.
+
+    Examples
+    --------
+    >>> one = transform_of(2)
+    >>> x, w = np.array([3.0, 5.0]), np.array([1.0, 10.0, 100.0])
+    >>> one.synthesis @ ((one.filter @ w) * (one.analysis @ x))
+    array([530.,  53.])
+    """
+    if size == 1:
+        return Transform(np.ones((1, 1)), np.ones((1, 1)), np.array([[0.0, 1.0, 0.0]]))
+    if size == 2:
+        # (y0, y1) = (w1 x0 + w2 x1, w0 x0 + w1 x1) in three products.
+        return Transform(
+            np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]),
+            np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]),
+            np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 1.0], [1.0, -1.0, 0.0]]),
+        )
+    if size % 4 or size > _LONGEST:
+        return None
+    # Winograd's F(4, 3): 4 outputs of 6 inputs in 6 products (points 0, 1, -1, 2, -2).
+    analysis = np.linalg.inv(_powers(6)).T
+    tiles = size // 4
+    padded = np.zeros((6, tiles, size + 2))
+    outputs = np.zeros((tiles, 4, 6, tiles))
+    for tile in range(tiles):
+        padded[:, tile, 4 * tile : 4 * tile + 6] = analysis
+        outputs[tile, :, :, tile] = _powers(4).T
+    return Transform(
+        padded[:, :, 1:-1].reshape(6 * tiles, size),
+        outputs.reshape(size, 6 * tiles),
+        _powers(3),
+        tiles,
+    )
+
+
+def _powers(count: int) -> FloatArray:
+    points = np.array([0.0, 1.0, -1.0, 2.0, -2.0])
+    return np.vstack([np.vander(points, count, increasing=True), np.eye(count)[-1]])
+
+
+class WinogradConvolution:
+    """A 3 x 3 convolution with stride 1 and padding 1, of maps of one small size.
+
+    It takes maps with the position first, (y, x, stimulus, unit): every step is then a matrix
+    product of values that lie together in memory.
 
     Parameters
     ----------
     weight : Tensor
-        (output unit, input unit, 3, 3), float32 on a processor; multiples of 16 units.
+        (output unit, input unit, 3, 3).
+    height, width : int
+        Size of the maps; both have a `transform_of`.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        one = transform_of(4)
-        assert one is not None
-        filters = one.filter * _SCALE[:, None]
-        kernels = np.einsum("ai,bj,ocij->abco", filters, filters, weight.cpu().double().numpy())
-        panels = kernels.reshape(36, len(kernels[0, 0]), -1, _LANES).swapaxes(1, 2)
-        self._kernels: Floats = np.ascontiguousarray(panels, np.float32)
-
-    def __call__(
-        self,
-        maps: Tensor,
-        intact: Tensor,
-        base: Tensor,
-        stimulus_of: Tensor,
-        shortcut: Tensor | None = None,
-        *,
-        relu: bool = False,
-    ) -> Tensor:
-        """Return ``convolution(maps - intact) + base + shortcut``, with a ReLU if asked.
-
-        Parameters
-        ----------
-        maps : Tensor
-            (row, input unit, y, x): some stimuli of some variants.
-        intact : Tensor
-            (stimulus, input unit, y, x).
-        base : Tensor
-            (stimulus, output unit, y, x), what the intact maps give.
-        stimulus_of : Tensor
-            (row,), the stimulus of each.
-        shortcut : Tensor, optional
-            (row, output unit, y, x).
-        relu : bool
-            Whether numbers below 0 become 0.
-        """
-        convolve = _loop()
-        assert convolve is not None
-        count, into, height, width = maps.shape
-        tiles = _TILES if self.bytes <= _NEAR_BYTES else _MORE_TILES
-        result = torch.empty(count, height, width, base.shape[1])
-        # A little more, since a cache holds few numbers that are a multiple of 4096 bytes apart.
-        parts, mixed = (
-            torch.empty(36, tiles * units + _LANES).numpy() for units in (into, base.shape[1])
+    def __init__(self, weight: Tensor, height: int, width: int) -> None:
+        rows, columns = _transforms(height, width)
+        kernels = np.einsum(
+            "ai,bj,ocij->abco",
+            rows.filter.repeat(rows.tiles, axis=0),
+            columns.filter,
+            weight.cpu().double().numpy(),
         )
-        convolve(
-            *(_units_last(value) for value in (maps, intact, base)),
-            stimulus_of.numpy(),
-            self._kernels,
-            result.numpy() if shortcut is None else _units_last(shortcut),
-            shortcut is not None,
-            relu,
-            result.numpy(),
-            torch.empty(36 * max(into, base.shape[1])).numpy(),
-            parts,
-            mixed,
+        self._size = (height, width)
+        self._tiles = columns.tiles
+        self._kernels = torch.as_tensor(kernels).to(weight).flatten(0, 1)
+        self._rows, self._columns = (
+            [torch.as_tensor(matrix).to(weight) for matrix in (one.analysis, one.synthesis)]
+            for one in (rows, columns)
         )
-        return result.permute(0, 3, 1, 2)
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Convolve maps (y, x, stimulus, unit), without bias."""
+        height, width = self._size
+        count = maps.shape[2]
+        into, out = self._kernels.shape[1:]
+        tall, wide = len(self._rows[0]), len(self._columns[0])
+        parts = self._rows[0] @ maps.reshape(height, -1)
+        parts = torch.matmul(self._columns[0], parts.view(tall, width, -1))
+        mixed = torch.bmm(parts.view(-1, self._tiles * count, into), self._kernels)
+        parts = torch.matmul(self._columns[1], mixed.view(tall, wide, -1))
+        return (self._rows[1] @ parts.view(tall, -1)).view(height, width, count, out)
 
     @staticmethod
-    def bytes_of(weight: Tensor) -> int:
+    def bytes_of(weight: Tensor, height: int, width: int) -> int:
         """Return the size of the transformed kernels."""
-        return weight[:, :, 0, 0].numel() * 36 * weight.element_size()
+        rows, columns = _transforms(height, width)
+        count = len(rows.analysis) * len(columns.filter)
+        return weight[:, :, 0, 0].numel() * count * weight.element_size()
 
     @property
     def bytes(self) -> int:
@@ -119,51 +161,17 @@ class TiledConvolution:
 
     @staticmethod
     def suits(weight: Tensor, height: int, width: int) -> bool:
-        """Tell whether it is worth it: a compiled loop, and enough units and places."""
+        """Tell whether a convolution gains: enough units, and a size that has a transform."""
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            return False  # libraries of other devices do so themselves
+        fewest = _FEWEST_UNITS if max(height, width) <= 4 else _FEWEST_UNITS_IN_TILES
+        if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < fewest:
             return False
-        if tuple(weight.shape[2:]) != (3, 3) or any(n % _LANES for n in weight.shape[:2]):
-            return False
-        padded = 16 * -(-height // 4) * -(-width // 4)
-        if min(height, width) <= 4 or padded > _MOST_PADDING * height * width:
-            return False
-        return _loop() is not None and _works()
+        return transform_of(height) is not None and transform_of(width) is not None
 
 
-@cache
-def _works() -> bool:
-    """Tell whether the loop compiles here, and convolves: it hangs on numba's inner parts."""
-    generator = torch.Generator().manual_seed(0)
-    weight, maps, base = (
-        torch.randn(shape, generator=generator)
-        for shape in ((_LANES, _LANES, 3, 3), (2, _LANES, 8, 8), (2, _LANES, 8, 8))
-    )
-    try:
-        found = TiledConvolution(weight)(maps, torch.zeros_like(maps), base, torch.arange(2))
-    except Exception as error:  # another numba, another llvmlite, another processor
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    else:
-        if torch.allclose(found, conv2d(maps, weight, padding=1) + base, rtol=0, atol=1e-3):
-            return True
-        why = "its numbers are wrong"
-    warnings.warn(
-        f"the compiled convolution does not work here ({why}): a slower one is taken",
-        UnitprobeWarning,
-        stacklevel=2,
-    )
-    return False
-
-
-@cache
-def _loop() -> Callable[..., None] | None:
-    """Return the compiled loop, None without numba."""
-    if not compiles():
-        return None
-    from unitprobe.ablation.partial_forward.winograd_loops import convolve
-
-    return compile_loop(convolve)
-
-
-def _units_last(maps: Tensor) -> Floats:
-    values: Floats = maps.permute(0, 2, 3, 1).contiguous().numpy()
-    return values
+def _transforms(height: int, width: int) -> tuple[Transform, Transform]:
+    rows, columns = transform_of(height), transform_of(width)
+    assert rows is not None
+    assert columns is not None
+    return rows, columns

@@ -1,4 +1,4 @@
-"""The compiled loop of `winograd`: a convolution in tiles, and what follows it.
+"""The compiled loop of `winograd_tiles`: a convolution in tiles, and what follows it.
 
 A few tiles at a time are brought into components, multiplied and brought back while they lie near
 the processor. Units lie next to each other in memory and are taken `WIDTH` at a time.
