@@ -52,7 +52,7 @@ def compile_loop(function: Callable[Parameters, None]) -> Callable[Parameters, N
     Notes
     -----
     It is compiled when it is first called, and the machine code kept beside the module or in the
-    user's cache where there is room to write. Arithmetic is that of the source, but for a product
+    user's cache where it can write. Arithmetic is that of the source, but for a product
     and a sum that may become one operation with one rounding; division by 0 gives inf or NaN.
 
     Examples

@@ -72,7 +72,7 @@ def position_axes(dimensions: int, unit_axis: int) -> list[int]:
 
 
 class _Scratch(threading.local):
-    """Memory that is taken once: to take it anew for each layer costs more than to fill it."""
+    """Memory that is taken once: to allocate it for each layer costs more than to fill it."""
 
     def __init__(self) -> None:
         self.values = torch.empty(0)

@@ -36,7 +36,7 @@ from unitprobe.models import Network, as_network
 from unitprobe.responses import check_pool, pool_activation, warn_if_mixed
 
 #: Receives a layer, its activation and the positional arguments of the call that computed it. A
-#: tensor that it returns takes the activation's place.
+#: tensor that it returns replaces the activation.
 Visitor = Callable[[Layer, Tensor, tuple[Any, ...]], Tensor | None]
 
 #: Responses (stimulus, unit), or activations, by layer name.
@@ -207,7 +207,7 @@ class Probe(Generic[Returned]):
         self._output: Any = None
         self._watcher: CallWatcher | None = None
         self._module = inside(self._network.module)
-        # None while nobody asks: the user runs the network, who must get its output.
+        # None outside of a call of the probe: the user runs the network, who must get its output.
         self._responses: Responses | None = None
         self._into = _NOWHERE
         self._one_by_one = False

@@ -112,7 +112,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
 
 
 #: Share of a layer's largest response up to which two responses may differ by rounding, also in
-#: half precision: how a processor multiplies may hang on the size of the batch.
+#: half precision: how a processor multiplies may depend on the size of the batch.
 _ROUNDING = 5e-2
 #: And of the largest response of all layers: where positions cancel out in the mean, as those of a
 #: map less its local average do, a layer's responses are rounding and nothing else.
@@ -184,5 +184,5 @@ def check_finite(
     hint = "; float16 holds up to 65504, use dtype='float32'" if values.dtype == np.float16 else ""
     raise ResponseError(
         f"layer {layer!r} has {count:,} NaN or infinite responses among {values.size:,}, "
-        f"the first at stimulus {stimulus}, place {place[1:]}{hint}"
+        f"the first at stimulus {stimulus}, position {place[1:]}{hint}"
     )

@@ -30,7 +30,7 @@ from unitprobe.typing import FloatArray
 _BLOCK = 512  # points whose products with as many others a thread holds at a time
 _SPARE = 36  # candidates of each point beyond thrice the neighbours sought
 _SAMPLE = 512  # points whose bounds tell which of the others are worth listing
-_FEW = 64  # points that are measured anew with all others as candidates, not searched further
+_FEW = 64  # points that are measured again with all others as candidates, not searched further
 _BOUNDS = 1 << 24  # bounds of distances that are held at a time without compiled loops
 _DIFFERENCES = 1 << 18  # differences that are: few enough for the cache of a processor
 
@@ -172,7 +172,7 @@ def _list_near(
 
     Of points i and j the bound is ``floor[i] + floor[j] - 2 products[i, j]``; it stands above the
     other's number in one number of 64 bits. A full list is cut down to its `kept` lowest, and from
-    then on `reach` is the lowest bound that the point may have lost. `near` is room to work in.
+    then on `reach` is the lowest bound that the point may have lost. `near` is work space.
     """
     rows, columns = products.shape
     capacity = candidates.shape[1]
@@ -277,7 +277,7 @@ def _search_further(points: FloatArray, nearest: FloatArray, rows: IndexArray) -
     groups = -(-total // size)
     places = np.full(groups * size, -1)
     places[:total] = np.argsort(squares)
-    places = places.reshape(groups, size).T.ravel()  # place p is of group p % groups
+    places = places.reshape(groups, size).T.ravel()  # index p is in group p % groups
     filled = places >= 0
     single = np.where(filled[:, None], scaled[places], 0.0).astype(np.float32)
     lengths = np.where(filled, squares[places], np.inf).astype(np.float32)

@@ -1,6 +1,6 @@
 """Pictures of an analysis: each function takes a tree and returns a matplotlib `Figure`.
 
-The figures belong to nobody: no pyplot state is touched and no display is needed. Save one with
+Figures do not touch pyplot's state and need no display. Save one with
 ``figure.savefig(path)``; a notebook shows it as it is. Layers stand in the order in which they
 run, and every figure says what number of stimuli and units it rests on.
 """

@@ -85,7 +85,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
             for name, contents in files.items():
                 write_atomically(new / name, contents)
             (folder / _PLOTS).mkdir(exist_ok=True)
-            # The page comes first: it marks the files that follow as ours if they are interrupted.
+            # The page comes first: it shows that the files that follow are ours, if the writing is
+            # interrupted.
             for name in sorted(files, key=lambda name: name != PAGE):
                 (new / name).replace(folder / name)
     if ours:
