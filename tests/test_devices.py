@@ -128,7 +128,7 @@ def test_a_batch_norm_on_cuda_is_captured_as_a_graph():
         network, images = small(), torch.empty(2, 3, 8, 8)
         assert images.device.type == "cuda"
         graph = capture_graph(as_network(network), layers[2:3], images)
-    assert list(graph.places) == ["2"]
+    assert list(graph.layer_outputs) == ["2"]
 
 
 @pytest.mark.parametrize("mode", ["zero", "noise"])

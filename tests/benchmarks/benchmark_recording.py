@@ -1,7 +1,7 @@
 """Recording against the network alone, against other recorders, and against plain h5py.
 
-How fast a network runs on a CPU hangs on whether malloc takes its activations anew from the system:
-the same forward pass takes up to twice as long. So recording and forward pass are timed twice: each
+How fast a network runs on a CPU depends on whether malloc takes its activations anew from the
+system: the same forward pass takes up to twice as long. So both are timed twice: each
 in a process of its own, as whoever calls one of them has it, and in turns in one process, where
 the forward pass profits from what the recording has told malloc.
 """

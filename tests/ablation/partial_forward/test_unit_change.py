@@ -2,7 +2,7 @@
 
 import torch
 
-from unitprobe.ablation.partial_forward.unit_change import Narrow, is_channels_last, tile
+from unitprobe.ablation.partial_forward.unit_change import UnitChange, is_channels_last, tile
 
 
 def numbers(*shape):
@@ -10,7 +10,7 @@ def numbers(*shape):
 
 
 def test_a_narrow_activation_is_widened_and_added():
-    narrow = Narrow(numbers(3, 2, 4), 1, torch.tensor([1, 3]), numbers(3, 5, 4))
+    narrow = UnitChange(numbers(3, 2, 4), 1, torch.tensor([1, 3]), numbers(3, 5, 4))
     expected = []
     for variant in range(2):
         whole = narrow.intact.clone()
@@ -23,7 +23,7 @@ def test_a_narrow_activation_is_widened_and_added():
 
 
 def test_the_units_of_tokens_are_the_last_axis():
-    narrow = Narrow(numbers(3, 4, 2), 2, torch.tensor([1, 3]), numbers(3, 4, 5))
+    narrow = UnitChange(numbers(3, 4, 2), 2, torch.tensor([1, 3]), numbers(3, 4, 5))
     added = narrow.intact.repeat(2, 1, 1)
     narrow.add_to(added)
     torch.testing.assert_close(added, narrow.widen())

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from unitprobe.ablation.partial_forward.network_graph import NetworkGraph, Node, is_place
-from unitprobe.ablation.partial_forward.unit_change import Narrow, apply_rule, split, tile
+from unitprobe.ablation.partial_forward.network_graph import NetworkGraph, Node, is_layer_output
+from unitprobe.ablation.partial_forward.unit_change import UnitChange, apply_rule, split, tile
 from unitprobe.ablation.partial_forward.winograd import WinogradConvolution
 from unitprobe.ablation.partial_forward.winograd_tiles import TiledConvolution
 
@@ -34,11 +34,11 @@ Convolution: TypeAlias = WinogradConvolution | TiledConvolution
 
 @dataclass(frozen=True)
 class Downstream:
-    """What depends on one place of a graph.
+    """What depends on the activation of one layer.
 
     Attributes
     ----------
-    place : Node
+    source : Node
         Where the activation of the layer is handed on.
     nodes : list of Node
         What depends on it, in order of execution.
@@ -48,33 +48,33 @@ class Downstream:
         The most that is held at a time, for one stimulus of one variant.
     """
 
-    place: Node
+    source: Node
     nodes: list[Node]
     last_use: dict[Node, list[Node]]
     bytes_of_stimulus: int
 
     @classmethod
-    def of(cls, graph: NetworkGraph, place: Node) -> Downstream:
+    def of(cls, graph: NetworkGraph, source: Node) -> Downstream:
         """Return what depends on one node."""
-        reached = {place}
+        reached = {source}
         nodes = []
         for node in graph.nodes:
-            if node not in reached and any(source in reached for source in node.all_input_nodes):
+            if node not in reached and any(given in reached for given in node.all_input_nodes):
                 reached.add(node)
                 nodes.append(node)
         users = {
-            source: node for node in nodes for source in node.all_input_nodes if source in reached
+            given: node for node in nodes for given in node.all_input_nodes if given in reached
         }
         last_use: dict[Node, list[Node]] = {}
-        for source, user in users.items():
-            if source is not graph.output:
-                last_use.setdefault(user, []).append(source)
-        held = most = graph.bytes_of_stimulus(place)
+        for given, user in users.items():
+            if given is not graph.output:
+                last_use.setdefault(user, []).append(given)
+        held = most = graph.bytes_of_stimulus(source)
         for node in nodes:
             held += graph.bytes_of_stimulus(node)
             most = max(most, held)
             held -= sum(map(graph.bytes_of_stimulus, last_use.get(node, ())))
-        return cls(place, nodes, last_use, most)
+        return cls(source, nodes, last_use, most)
 
 
 class VariantRun:
@@ -112,17 +112,17 @@ class VariantRun:
         self._stimuli = stimuli
         self._values: dict[Node, Any] = {}
 
-    def logits(self, start: Tensor | Narrow) -> Tensor:
+    def logits(self, start: Tensor | UnitChange) -> Tensor:
         """Return the logits (variant * stimulus, output) that follow from ablated activations.
 
         Parameters
         ----------
-        start : Tensor or Narrow
+        start : Tensor or UnitChange
             The ablated activations, (variant * stimulus, ...), or the ablated units of them.
         """
-        values = self._values = {self._downstream.place: start}
+        values = self._values = {self._downstream.source: start}
         for node in self._downstream.nodes:
-            if is_place(node):
+            if is_layer_output(node):
                 values[node] = values[node.args[0]]
             elif node not in values:  # a convolution may compute the operations after it too
                 values[node] = self._compute(node)
@@ -133,7 +133,7 @@ class VariantRun:
 
     def _compute(self, node: Node) -> Any:
         varied = [source for source in node.all_input_nodes if source in self._values]
-        if all(isinstance(self._values[source], Narrow) for source in varied):
+        if all(isinstance(self._values[source], UnitChange) for source in varied):
             found = self._compute_narrow(node)
             if found is not None:
                 return found
@@ -171,7 +171,7 @@ class VariantRun:
             return self._graph.sizes[node] * self._variants * self._stimuli
         if node in self._values:
             value = self._values[node]
-            if isinstance(value, Narrow):
+            if isinstance(value, UnitChange):
                 value = self._values[node] = value.widen()
             return value
         batched = self._graph.batched.get(node)
@@ -232,11 +232,11 @@ class VariantRun:
         if isinstance(other, Tensor):
             whole: Tensor = operation(one, other)
             return whole
-        if isinstance(other, Narrow) and node.target is not aten.add.Tensor:
+        if isinstance(other, UnitChange) and node.target is not aten.add.Tensor:
             return None
         intact = self._intact[right] if other is None else other.intact
         combined = self._with_intact(operation, one, intact)
-        if isinstance(other, Narrow):
+        if isinstance(other, UnitChange):
             other.add_to(combined)
         return combined
 

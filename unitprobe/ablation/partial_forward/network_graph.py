@@ -1,9 +1,9 @@
-"""A network as a graph of operations, with the places of its layers marked in it.
+"""A network as a graph of operations, in which the activations of its layers are marked.
 
 The graph comes from `torch.export`, for any number of stimuli. While it is captured, the layers
 are watched as everywhere else (`probe.watch_layers`), and each activation is handed on through an
-operation of our own, ``unitprobe::place``. So a layer's place in the graph is exactly where the
-full sweep replaces its activation, in-place operations and modules called twice included.
+operation of our own, ``unitprobe::layer_output``. So a layer is marked in the graph exactly where
+the full sweep replaces its activation, in-place operations and modules called twice included.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class NetworkGraph:
         Operations in the order of execution; those that no output needs are left out.
     images, output : Node
         The stimuli, and the logits.
-    places : dict of str to Node
+    layer_outputs : dict of str to Node
         By name of the layer, the node that hands on its activation.
     constants : dict of Node to Tensor
         Parameters and other tensors that do not depend on the stimuli.
@@ -71,7 +71,7 @@ class NetworkGraph:
     nodes: list[Node]
     images: Node
     output: Node
-    places: dict[str, Node]
+    layer_outputs: dict[str, Node]
     constants: dict[Node, Tensor]
     batched: dict[Node, Batched]
     sizes: dict[Node, int]
@@ -88,12 +88,12 @@ class NetworkGraph:
 
     def bytes_of_stimulus(self, node: Node) -> int:
         """Return the size of a node's value for one stimulus; 0 if it does not depend on them."""
-        place = self.batched.get(node)
-        if place is None:
+        batched = self.batched.get(node)
+        if batched is None:
             return 0
         value = node.meta["val"]
-        others = [size for axis, size in enumerate(value.shape) if axis != place.axis]
-        return int(math.prod(others)) * place.times * int(value.element_size())
+        others = [size for axis, size in enumerate(value.shape) if axis != batched.axis]
+        return int(math.prod(others)) * batched.times * int(value.element_size())
 
 
 def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) -> NetworkGraph:
@@ -104,7 +104,7 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
     network : Network
         A network that is in evaluation mode.
     layers : sequence of Layer
-        Layers whose places are wanted.
+        Layers to mark.
     example : Tensor
         Two stimuli or more, (stimulus, channel, y, x), on the network's device.
 
@@ -113,11 +113,11 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
     ModelError
         It cannot be captured: its path depends on the data, or on the number of stimuli.
     """
-    place = _place_operation()
+    mark_output = _mark_operation()
     numbers = {layer.name: number for number, layer in enumerate(layers)}
 
     def mark(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor:
-        marked: Tensor = place(activation, numbers[layer.name])
+        marked: Tensor = mark_output(activation, numbers[layer.name])
         return marked
 
     module = inside(network.module)
@@ -144,23 +144,23 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
 
 
 @cache
-def _place_operation() -> Any:
-    """Register the operation that marks a place; once, and only when a graph is wanted."""
+def _mark_operation() -> Any:
+    """Register the operation that marks an activation; once, when the first graph is captured."""
 
-    @torch.library.custom_op("unitprobe::place", mutates_args=())
-    def place(activation: Tensor, number: int) -> Tensor:
+    @torch.library.custom_op("unitprobe::layer_output", mutates_args=())
+    def layer_output(activation: Tensor, number: int) -> Tensor:
         return activation.clone()
 
-    @place.register_fake
+    @layer_output.register_fake
     def _(activation: Tensor, number: int) -> Tensor:
         return torch.empty_like(activation)
 
-    return place
+    return layer_output
 
 
-def is_place(node: Node) -> bool:
+def is_layer_output(node: Node) -> bool:
     """Tell whether a node hands on the activation of a layer."""
-    return node.target is torch.ops.unitprobe.place.default
+    return node.target is torch.ops.unitprobe.layer_output.default
 
 
 def _read(
@@ -189,15 +189,15 @@ def _read(
     (output,) = graph.output_node().args[0]
     needed = _ancestors(output)
     nodes = [node for node in graph.nodes if node.op == "call_function" and node in needed]
-    places = {layers[node.args[1]].name: node for node in nodes if is_place(node)}
-    missed = [layer.name for layer in layers if layer.name not in places]
+    outputs = {layers[node.args[1]].name: node for node in nodes if is_layer_output(node)}
+    missed = [layer.name for layer in layers if layer.name not in outputs]
     if missed:
         raise ModelError(
             f"{network.name}: the logits do not depend on layer {missed[0]!r} alone, as far as its "
             "graph tells"
         )
     batched, sizes = _follow_stimuli(network, images, nodes)
-    return NetworkGraph(nodes, images, output, places, constants, batched, sizes)
+    return NetworkGraph(nodes, images, output, outputs, constants, batched, sizes)
 
 
 def _follow_stimuli(

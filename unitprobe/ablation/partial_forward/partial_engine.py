@@ -24,8 +24,13 @@ from unitprobe.ablation.partial_forward.downstream import (
     VariantRun,
     winograd_convolutions,
 )
-from unitprobe.ablation.partial_forward.network_graph import Batched, NetworkGraph, Node, is_place
-from unitprobe.ablation.partial_forward.unit_change import Narrow, split
+from unitprobe.ablation.partial_forward.network_graph import (
+    Batched,
+    NetworkGraph,
+    Node,
+    is_layer_output,
+)
+from unitprobe.ablation.partial_forward.unit_change import UnitChange, split
 from unitprobe.ablation.replacements import Replacement
 from unitprobe.ablation.targets import Targets
 from unitprobe.compiled import single_threads
@@ -60,7 +65,7 @@ class PartialForwardEngine:
         self._graph = graph
         self._memory = memory
         self._downstream = {
-            targets.layer.name: Downstream.of(graph, graph.places[targets.layer.name])
+            targets.layer.name: Downstream.of(graph, graph.layer_outputs[targets.layer.name])
             for targets in swept
         }
         self._constants = {node: _channels_last(value) for node, value in graph.constants.items()}
@@ -162,7 +167,7 @@ class PartialForwardEngine:
         for node in graph.nodes:
             if node in graph.sizes:
                 values[node] = graph.sizes[node] * len(images)
-            elif is_place(node):
+            elif is_layer_output(node):
                 values[node] = values[node.args[0]]
             else:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -187,7 +192,7 @@ class PartialForwardEngine:
             Targets(targets.layer, targets.groups[first : first + count], targets.directions)
             for first in range(0, len(targets), count)
         ]
-        plain = self._graph.batched[downstream.place] == Batched(0, 1)
+        plain = self._graph.batched[downstream.source] == Batched(0, 1)
         if self._exact and plain and targets.single_units is not None:
             jobs = self._unit_jobs(parts, targets, replacement, downstream, intact)
         else:
@@ -207,7 +212,7 @@ class PartialForwardEngine:
         assert batch is not None
         assert units is not None
         assert targets.layer.unit_axis is not None
-        activation = intact[downstream.place]
+        activation = intact[downstream.source]
         axis = targets.layer.unit_axis % activation.ndim
         old = targets.coordinates(activation, units)
         new = replacement(targets, units, old, batch).expand_as(old)
@@ -220,11 +225,15 @@ class PartialForwardEngine:
             which = changes[rows].any(1).nonzero().flatten() + rows.start
             some = torch.as_tensor(units, device=activation.device)[which]
             values = new[:, which].movedim(1, axis)
-            narrow = Narrow(values, axis, some, activation)
+            narrow = UnitChange(values, axis, some, activation)
             yield partial(self._unit_logits, downstream, narrow, changes[rows], intact)
 
     def _unit_logits(
-        self, downstream: Downstream, narrow: Narrow, changes: Tensor, intact: Mapping[Node, Any]
+        self,
+        downstream: Downstream,
+        narrow: UnitChange,
+        changes: Tensor,
+        intact: Mapping[Node, Any],
     ) -> Tensor:
         """Return the logits (target, stimulus, output); where nothing changes, the intact ones."""
         logits: Tensor = intact[self._graph.output].expand(len(changes), -1, -1)
@@ -247,7 +256,7 @@ class PartialForwardEngine:
         """Replace groups of units, or directions, in whole activations, one after another."""
         batch = self._batch
         assert batch is not None
-        activation = intact[downstream.place]
+        activation = intact[downstream.source]
         for part in parts:
             variants = [
                 part.replace(
@@ -257,13 +266,13 @@ class PartialForwardEngine:
                 )
                 for group in part.groups
             ]
-            start = torch.cat(variants, self._graph.batched[downstream.place].axis)
+            start = torch.cat(variants, self._graph.batched[downstream.source].axis)
             yield partial(self._logits, downstream, start, len(part), intact)
 
     def _logits(
         self,
         downstream: Downstream,
-        start: Tensor | Narrow,
+        start: Tensor | UnitChange,
         variants: int,
         intact: Mapping[Node, Any],
     ) -> Tensor:

@@ -25,13 +25,13 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Narrow:
+class UnitChange:
     """One unit of each of several variants of an activation; all else is intact.
 
     Attributes
     ----------
     values : Tensor
-        The activation with the variants in the place of its units, (stimulus, variant, y, x) or
+        The activation with the variants along its unit axis, (stimulus, variant, y, x) or
         (stimulus, token, variant), ...: of each variant the unit that is another.
     axis : int
         The unit axis, from the front.
@@ -56,8 +56,8 @@ class Narrow:
         count = len(self.units)
         wide = tile(self.intact, count)
         by_unit = split(wide, count).movedim(self.axis + 1, 1)
-        places = torch.arange(count, device=self.units.device)
-        by_unit[places, self.units] = self.values.movedim(self.axis, 0)
+        variants = torch.arange(count, device=self.units.device)
+        by_unit[variants, self.units] = self.values.movedim(self.axis, 0)
         return wide
 
     def add_to(self, activations: Tensor) -> None:
@@ -92,14 +92,14 @@ def is_channels_last(value: Tensor) -> bool:
     return value.ndim == 4 and not in_order and value.permute(0, 2, 3, 1).is_contiguous()
 
 
-#: Takes an operation, its arguments, one or more of them `Narrow`, and its intact output; gives
+#: Takes an operation, its arguments, one or more of them `UnitChange`, and its intact output; gives
 #: what it makes of them, None if that has to be computed whole.
-Rule = Callable[[Any, Sequence[Any], Mapping[str, Any], Tensor], "Narrow | Tensor | None"]
+Rule = Callable[[Any, Sequence[Any], Mapping[str, Any], Tensor], "UnitChange | Tensor | None"]
 
 
 def apply_rule(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | Tensor | None:
+) -> UnitChange | Tensor | None:
     """Return a narrow or whole result of an operation on narrow arguments, None without a rule.
 
     Parameters
@@ -107,13 +107,13 @@ def apply_rule(
     operation : callable
         The operation of the graph.
     args, kwargs
-        Its arguments; `Narrow` where they are, intact else.
+        Its arguments; `UnitChange` where they are, intact else.
     output : Tensor
         Its intact output.
 
     Returns
     -------
-    Narrow, Tensor or None
+    UnitChange, Tensor or None
         A tensor is (variant * stimulus, ...), every variant whole.
     """
     rule = _RULES.get(operation)
@@ -122,25 +122,25 @@ def apply_rule(
 
 def _unit_by_unit(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     """Apply a function of one activation, or arithmetic of several, to each unit by itself."""
-    narrow = [value for value in args if isinstance(value, Narrow)]
+    narrow = [value for value in args if isinstance(value, UnitChange)]
     first = narrow[0]
     if output.shape != first.intact.shape or any(
         other.axis != first.axis or other.units is not first.units for other in narrow
     ):
         return None
-    if any(isinstance(value, Narrow) for value in kwargs.values()):
+    if any(isinstance(value, UnitChange) for value in kwargs.values()):
         return None
     parts = [_of_units(value, first) for value in args]
     if any(part is None and value is not None for part, value in zip(parts, args, strict=True)):
         return None
-    return Narrow(operation(*parts, **kwargs), first.axis, first.units, output)
+    return UnitChange(operation(*parts, **kwargs), first.axis, first.units, output)
 
 
-def _of_units(value: Any, like: Narrow) -> Any:
+def _of_units(value: Any, like: UnitChange) -> Any:
     """Return of an argument that broadcasts with an activation what goes with the units."""
-    if isinstance(value, Narrow):
+    if isinstance(value, UnitChange):
         return value.values
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
@@ -152,56 +152,56 @@ def _of_units(value: Any, like: Narrow) -> Any:
 
 def _of_map(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     """Pool maps (stimulus, unit, y, x)."""
     narrow = args[0]
-    if not isinstance(narrow, Narrow) or narrow.axis != 1 or narrow.intact.ndim != 4:
+    if not isinstance(narrow, UnitChange) or narrow.axis != 1 or narrow.intact.ndim != 4:
         return None
-    return Narrow(operation(narrow.values, *args[1:], **kwargs), 1, narrow.units, output)
+    return UnitChange(operation(narrow.values, *args[1:], **kwargs), 1, narrow.units, output)
 
 
 def _batch_norm(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     narrow, scale, shift = args
     if narrow.axis != 1:
         return None
     values = operation(narrow.values, scale[narrow.units], shift[narrow.units])
-    return Narrow(values, 1, narrow.units, output)
+    return UnitChange(values, 1, narrow.units, output)
 
 
 def _mean(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     narrow, dims = args[0], args[1] if len(args) > 1 else None
-    if not isinstance(narrow, Narrow) or not dims:
+    if not isinstance(narrow, UnitChange) or not dims:
         return None
     averaged = {dim % narrow.intact.ndim for dim in dims}
     if averaged & {0, narrow.axis}:
         return None
     kept = output.ndim == narrow.intact.ndim
     axis = narrow.axis if kept else narrow.axis - sum(dim < narrow.axis for dim in averaged)
-    return Narrow(operation(narrow.values, *args[1:], **kwargs), axis, narrow.units, output)
+    return UnitChange(operation(narrow.values, *args[1:], **kwargs), axis, narrow.units, output)
 
 
 def _view(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     """View a pooled map (stimulus, unit, 1, 1) as (stimulus, unit)."""
     narrow = args[0]
-    if not isinstance(narrow, Narrow):
+    if not isinstance(narrow, UnitChange):
         return None
     count = narrow.intact.shape[narrow.axis]
     if output.shape != (len(narrow.intact), count) or narrow.intact.numel() != output.numel():
         return None
-    return Narrow(narrow.values.reshape(len(output), -1), 1, narrow.units, output)
+    return UnitChange(narrow.values.reshape(len(output), -1), 1, narrow.units, output)
 
 
 def _permute(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     narrow = args[0]
-    if not isinstance(narrow, Narrow):
+    if not isinstance(narrow, UnitChange):
         return None
     order = list(range(narrow.intact.ndim))
     if operation is aten.permute.default:
@@ -212,53 +212,58 @@ def _permute(
     if order[0] != 0:
         return None
     axis = order.index(narrow.axis)
-    return Narrow(narrow.values.permute(order), axis, narrow.units, output)
+    return UnitChange(narrow.values.permute(order), axis, narrow.units, output)
 
 
 def _slice(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     narrow, axis = args[0], args[1] if len(args) > 1 else 0
-    if not isinstance(narrow, Narrow) or axis % narrow.intact.ndim in (0, narrow.axis):
+    if not isinstance(narrow, UnitChange) or axis % narrow.intact.ndim in (0, narrow.axis):
         return None
-    return Narrow(operation(narrow.values, *args[1:]), narrow.axis, narrow.units, output)
+    return UnitChange(operation(narrow.values, *args[1:]), narrow.axis, narrow.units, output)
 
 
 def _pad(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     """Pad positions, and units by further units."""
     narrow, sizes, mode = args[0], list(args[1]), args[2] if len(args) > 2 else "constant"
-    if not isinstance(narrow, Narrow) or mode != "constant" or kwargs:
+    if not isinstance(narrow, UnitChange) or mode != "constant" or kwargs:
         return None
     sizes += [0, 0] * (narrow.intact.ndim - len(sizes) // 2)
     before = [sizes[2 * (narrow.intact.ndim - 1 - axis)] for axis in range(narrow.intact.ndim)]
     if before[0] or narrow.intact.shape[0] != output.shape[0]:
         return None
-    place = 2 * (narrow.intact.ndim - 1 - narrow.axis)
-    sizes[place : place + 2] = [0, 0]
+    start = 2 * (narrow.intact.ndim - 1 - narrow.axis)
+    sizes[start : start + 2] = [0, 0]
     values = operation(narrow.values, sizes, *args[2:])
-    return Narrow(values, narrow.axis, narrow.units + before[narrow.axis], output)
+    return UnitChange(values, narrow.axis, narrow.units + before[narrow.axis], output)
 
 
 def _cat(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | None:
+) -> UnitChange | None:
     """Join one narrow activation with intact ones along the unit axis."""
     parts, axis = args[0], args[1] if len(args) > 1 else 0
-    places = [place for place, part in enumerate(parts) if isinstance(part, Narrow)]
-    narrow = parts[places[0]]
-    if len(places) > 1 or axis % output.ndim != narrow.axis:
+    changed = [index for index, part in enumerate(parts) if isinstance(part, UnitChange)]
+    narrow = parts[changed[0]]
+    if len(changed) > 1 or axis % output.ndim != narrow.axis:
         return None
-    before = sum(part.shape[narrow.axis] for part in parts[: places[0]])
-    return Narrow(narrow.values, narrow.axis, narrow.units + before, output)
+    before = sum(part.shape[narrow.axis] for part in parts[: changed[0]])
+    return UnitChange(narrow.values, narrow.axis, narrow.units + before, output)
 
 
 def _convolution(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-) -> Narrow | Tensor | None:
+) -> UnitChange | Tensor | None:
     narrow, weight = args[:2]
-    if kwargs or not isinstance(narrow, Narrow) or isinstance(weight, Narrow) or narrow.axis != 1:
+    if (
+        kwargs
+        or not isinstance(narrow, UnitChange)
+        or isinstance(weight, UnitChange)
+        or narrow.axis != 1
+    ):
         return None
     defaults: list[Any] = [None, (1, 1), (0, 0), (1, 1), 1]
     given = [*args[2:], *defaults[len(args) - 2 :]]
@@ -268,7 +273,7 @@ def _convolution(
             return None
         few = (weight[narrow.units], None if bias is None else bias[narrow.units])
         values = operation(narrow.values, *few, stride, padding, dilation, len(narrow.units))
-        return Narrow(values, 1, narrow.units, output)
+        return UnitChange(values, 1, narrow.units, output)
     change = narrow.change
     stimuli, variants = change.shape[:2]
     kernel = weight.shape[2:]
@@ -290,7 +295,7 @@ def _linear(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
 ) -> Tensor | None:
     narrow, weight = args[:2]
-    if not isinstance(narrow, Narrow) or isinstance(weight, Narrow):
+    if not isinstance(narrow, UnitChange) or isinstance(weight, UnitChange):
         return None
     if narrow.axis != narrow.intact.ndim - 1:
         return None

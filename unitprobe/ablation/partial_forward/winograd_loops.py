@@ -60,7 +60,7 @@ def convolve(
     Parameters
     ----------
     maps, shortcut, result : array (map, y, x, unit)
-        A shortcut that is none is not read.
+        A shortcut is read only if `has_shortcut`.
     intact, base : array (stimulus, y, x, unit)
         Subtracted before, and added after.
     stimulus_of : array (map,)

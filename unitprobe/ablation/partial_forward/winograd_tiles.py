@@ -41,7 +41,7 @@ _SCALE = np.array([1 / 4, -1 / 6, -1 / 6, 1 / 24, 1 / 24, 1.0])
 
 
 class TiledConvolution:
-    """A 3 x 3 convolution, stride 1, one place of padding, and what is added to it.
+    """A 3 x 3 convolution, stride 1, padding 1, and what is added to it.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class TiledConvolution:
 
     @staticmethod
     def suits(weight: Tensor, height: int, width: int) -> bool:
-        """Tell whether it is worth it: a compiled loop, and enough units and places."""
+        """Tell whether a convolution gains: a compiled loop, and enough units and positions."""
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
             return False
         if tuple(weight.shape[2:]) != (3, 3) or any(n % _LANES for n in weight.shape[:2]):
