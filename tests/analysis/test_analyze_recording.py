@@ -370,11 +370,22 @@ def test_a_path_is_analyzed_as_its_recording(tmp_path):
 
 @pytest.mark.parametrize(
     "option",
-    [{"stimuli": make_stimuli(4)}, {"layers": "relu"}, {"pool": "max"}, {"memory": "1GB"}],
+    [{"layers": "relu"}, {"pool": "max"}, {"memory": "1GB"}],
 )
 def test_options_of_networks_have_no_effect_on_a_recording(tree, option):
     with pytest.raises(OptionError, match=f"{next(iter(option))}=.* has no effect on a recording"):
         up.analyze(tree, **option)
+
+
+def test_stimuli_are_refused_beside_a_recording_or_a_name(tree):
+    with pytest.raises(OptionError, match="not for a recording; load_model"):
+        up.analyze(tree, make_stimuli(4))
+    with pytest.raises(OptionError, match="not for 'resnet18', a path"):
+        up.analyze("resnet18", make_stimuli(4))
+    with pytest.raises(OptionError, match="a network needs stimuli"):
+        up.analyze(networks.build_tiny())
+    with pytest.raises(OptionError, match="a network with stimuli, not None"):
+        up.analyze(None)
 
 
 def test_every_variable_says_what_it_is(tree):

@@ -36,8 +36,8 @@ from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import SCHEMA_VERSION, open_store
 
+# The options of a network, with their defaults: others have no effect on a recording.
 _OF_NETWORKS: Mapping[str, Any] = {
-    "stimuli": None,
     "memory": "2GB",
     "layers": "activations",
     "pool": "mean",
@@ -196,12 +196,21 @@ def analyze(
         found = run_network(source, stimuli, request, **of_network, progress=progress)
         model = source if metrics is None else None
     else:
-        for option, given in {"stimuli": stimuli, **of_network}.items():
+        if stimuli is not None:
+            what = "a recording" if isinstance(source, xr.DataTree) else f"{source!r}, a path,"
+            raise OptionError(
+                f"stimuli are for a network, not for {what}; load_model(name) gives a network"
+            )
+        for option, given in of_network.items():
             if given is not _OF_NETWORKS[option] and given != _OF_NETWORKS[option]:
                 raise OptionError(
                     f"{option}={given!r} has no effect on a recording, whose responses are there "
                     "already; leave it out, or give a network and stimuli"
                 )
+        if not isinstance(source, xr.DataTree | str | os.PathLike):
+            raise OptionError(
+                f"analyze takes a recording, its path, or a network with stimuli, not {source!r}"
+            )
         tree = source if isinstance(source, xr.DataTree) else open_store(source)
         found = open_recording(tree, request)
         if model is not None:
