@@ -68,7 +68,7 @@ def interrupt(monkeypatch):
 
 def ablate(path, stimuli, model=None, **options):
     model = model or literal_ablation.Convolutional().eval()
-    options = {"layers": ["relu", "tanh"], "batch_size": 6, "null": 50, **options}
+    options = {"layers": ["relu", "tanh"], "batch_size": 6, "n_permutations": 50, **options}
     return up.ablate(model, stimuli, path=path, **options)
 
 
