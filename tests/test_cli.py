@@ -389,7 +389,7 @@ def test_status_tells_of_a_finished_file_and_of_none(store, tmp_path):
 def test_status_verifies_the_numbers_if_asked(store, tmp_path):
     code, out, _ = run("status", store, "--verify")
     assert code == 0
-    assert "numbers: as they were recorded" in out
+    assert "numbers: unchanged since they were recorded" in out
     data = bytearray(store.read_bytes())
     with h5py.File(store) as file:
         data[file["relu/response"].id.get_chunk_info(0).byte_offset] ^= 1
