@@ -35,7 +35,7 @@ def prepare(
     OptionError
         `batch_size` is not a positive integer, or there is no such device.
     StimuliError
-        `stimuli` are none.
+        `stimuli` is not a `Stimuli`.
     """
     _check_given(stimuli, batch_size)
     network = as_network(model)
@@ -51,14 +51,14 @@ def prepare(
         network.module.to(home)
 
 
-def batches_in_company(count: int, batch_size: int, first: int = 0) -> list[range]:
+def batches_of_two_or_more(count: int, batch_size: int, first: int = 0) -> list[range]:
     """Return the indices from `first` on in batches, none of a single one where there are more.
 
     ``x.squeeze()`` in a network would take the axis of a single stimulus away.
 
     Examples
     --------
-    >>> batches_in_company(5, batch_size=2)
+    >>> batches_of_two_or_more(5, batch_size=2)
     [range(0, 2), range(2, 5)]
     """
     size = max(2, batch_size)

@@ -375,7 +375,7 @@ def test_a_damaged_file_is_refused(stimuli, interrupt, tmp_path):
     contents = bytearray(file.read_bytes())
     contents[len(contents) // 2] ^= 1
     file.write_bytes(contents)
-    with pytest.raises(StoreError, match="damaged; begin anew with resume=False"):
+    with pytest.raises(StoreError, match="damaged; start again with resume=False"):
         ablate(tmp_path / "a.h5", stimuli, model)
 
 

@@ -71,7 +71,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as file:
         file["x"] = np.arange(3)
-    with pytest.raises(StoreError, match="none of unitprobe's"):
+    with pytest.raises(StoreError, match="not one of unitprobe's"):
         up.open_store(foreign)
 
 

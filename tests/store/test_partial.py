@@ -32,7 +32,7 @@ def test_a_damaged_part_is_refused(partial, damage):
             path.unlink()
         else:
             path.write_bytes(whole[:-1] if damage == "cut" else whole[:-1] + b"x")
-        with pytest.raises(StoreError, match=r"epoch-1 is damaged; begin anew"):
+        with pytest.raises(StoreError, match=r"epoch-1 is damaged; start again"):
             partial.read("epoch-1")
 
 

@@ -74,7 +74,7 @@ def test_the_message_names_the_stimuli(tmp_path, monkeypatch):
         up.verify_store(path)
     data[start + 39 * row] ^= 1
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="stimuli 16 to 31 and in 1 more places have changed"):
+    with pytest.raises(StoreError, match="stimuli 16 to 31 and in 1 more ranges have changed"):
         up.verify_store(path)
 
 
@@ -123,5 +123,5 @@ def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(StoreNotFoundError):
         up.verify_store(tmp_path / "none.h5")
     xr.Dataset({"x": 1}).to_netcdf(tmp_path / "other.h5", engine="h5netcdf")
-    with pytest.raises(StoreError, match="none of unitprobe's"):
+    with pytest.raises(StoreError, match="not one of unitprobe's"):
         up.verify_store(tmp_path / "other.h5")

@@ -46,7 +46,7 @@ class Counts:
     stimuli : int
         Stimuli of the batches that are finished.
     layers : int
-        Layers that are finished of the batch in hand; if any, it is counted in `intact` too.
+        Finished layers of the current batch; if any, the batch is counted in `intact` too.
     batch_size : int
         Stimuli in a batch, as the engine chose; 0 before the first.
     """
@@ -91,7 +91,7 @@ class Checkpoint(PartialFolder):
         Of the intact network on the first stimulus. The contents cannot cover everything: a lambda
         in the transform, an attribute that the network reads while it runs.
     resume : bool
-        Go on with what is there; if False, begin anew.
+        Go on with what is there; if False, start again.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ def keeping(path: Path, *, resume: bool) -> Iterator[Path]:
     path : Path
         The target, where the finished result will be.
     resume : bool
-        Go on with what is there; if False, begin anew.
+        Go on with what is there; if False, start again.
 
     Raises
     ------

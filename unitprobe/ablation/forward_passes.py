@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unitprobe.ablation.settings import SweepOptions
-from unitprobe.batches import batches_in_company, load_batches, load_these_batches
+from unitprobe.batches import batches_of_two_or_more, load_batches, load_these_batches
 from unitprobe.errors import ModelError, ResponseError
 from unitprobe.layers import CallWatcher, Layer, as_input
 from unitprobe.models import Network, output_indices
@@ -41,7 +41,7 @@ def load(
     network: Network, stimuli: Stimuli, options: SweepOptions, first: int = 0
 ) -> Iterator[Batch]:
     """Yield the stimuli from index `first` on in batches, on the network's device."""
-    batches = batches_in_company(len(stimuli), options.batch_size, first)
+    batches = batches_of_two_or_more(len(stimuli), options.batch_size, first)
     for images, labels in load_these_batches(stimuli, batches, workers=options.workers):
         images = as_input(network.module, images)
         yield Batch(images, labels, range(first, first + len(images)))

@@ -44,7 +44,7 @@ class LogitChanges:
     Raises
     ------
     StorageError
-        The disk has no room for the shards and the file.
+        The disk has no space for the shards and the file.
     """
 
     def __init__(

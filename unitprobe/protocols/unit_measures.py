@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unitprobe import metrics
 from unitprobe.ablation.forward_passes import check_logits, class_outputs
-from unitprobe.batches import batches_in_company, load_these_batches, prepare
+from unitprobe.batches import batches_of_two_or_more, load_these_batches, prepare
 from unitprobe.errors import LayerError, OptionError, ResponseError
 from unitprobe.layers import Selection
 from unitprobe.metrics import SignPolicy
@@ -104,7 +104,7 @@ def measure_units(
             "measuring", len(images), "stimuli", enabled=run.get("progress", True)
         ) as advance,
     ):
-        batches = batches_in_company(len(images), batch_size)
+        batches = batches_of_two_or_more(len(images), batch_size)
         for batch, labels in load_these_batches(images, batches, workers=run.get("workers", 0)):
             first = batch[:1].clone()  # the network may change the batch in place
             responses, output = probe(batch)

@@ -92,7 +92,7 @@ def record(
     device : str or torch.device, optional
         Where to run; the network's own device if None. The network is moved back.
     resume : bool
-        Go on with an unfinished recording at the same path; if False, begin anew.
+        Go on with an unfinished recording at the same path; if False, start again.
     overwrite : bool
         Replace an existing file.
     workers : int

@@ -37,15 +37,15 @@ def root_attributes(recording: Recording, compression: str = "none") -> dict[str
 
 
 def write_empty_file(path: Path, recording: Recording) -> None:
-    """Write the file of a recording, uncompressed, with a place for every number."""
-    placed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    placed.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    placed.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    """Write the file of a recording, uncompressed, with space for every number."""
+    allocated = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    allocated.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    allocated.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     with h5py.File(path, "w", track_order=True) as file:
         writer = NetcdfWriter(file)
         stimulus = _write_root(file, writer, recording, "none")
         for array in recording.arrays:
-            _write_layer(file, writer, array, recording, stimulus, dcpl=placed)
+            _write_layer(file, writer, array, recording, stimulus, dcpl=allocated)
 
 
 def compress(source: Path, path: Path, recording: Recording) -> None:

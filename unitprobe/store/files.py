@@ -1,4 +1,4 @@
-"""Put files in place whole, and say in one line why one could not be written."""
+"""Write files whole or not at all, and say in one line why one could not be written."""
 
 from __future__ import annotations
 
@@ -60,16 +60,15 @@ def writing(path: Path, participle: str = "") -> Iterator[None]:
             raise
         kept = f", what was {participle} before is kept" if participle else ""
         raise StorageError(
-            f"{path} could not be written: {error}; make room and run the same again{kept}"
+            f"{path} could not be written: {error}; free disk space and run the same again{kept}"
         ) from error
 
 
 def reserve(path: Path, size: int) -> None:
     """Make sure that a file of `size` bytes fits at `path`, which is gone afterwards.
 
-    The blocks are really allocated, where the system can do that, so that quotas and limits count
-    too. HDF5 crashes where the
-    disk fills up beneath it; this fails cleanly before.
+    The blocks are allocated where the system can do that, so that quotas and limits count too.
+    HDF5 crashes when the disk fills up while it writes; this fails with a clear error before.
 
     Raises
     ------
@@ -84,7 +83,7 @@ def reserve(path: Path, size: int) -> None:
 
 
 def allocate(path: Path, size: int) -> None:
-    """Give a file room for `size` bytes on the disk; what stands in it is kept.
+    """Allocate `size` bytes of disk space for a file; its contents are kept.
 
     Raises
     ------
@@ -134,7 +133,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     StoreError
-        It is no HDF5 file, or damaged.
+        It is not an HDF5 file, or damaged.
     """
     try:
         if path.is_dir() or not h5py.is_hdf5(path):

@@ -1,8 +1,8 @@
-"""Where the numbers of a file stand, so that they can be written without HDF5.
+"""The offsets of the numbers in a file, so that they can be written without HDF5.
 
-HDF5 places the chunks of an uncompressed array when the file is made, if told to. From then on the
-rows of a chunk are plain bytes at a known place: any number of processes can write theirs, each
-only once, and a process that is killed between two writes leaves the structure of the file whole.
+On demand HDF5 allocates the chunks of an uncompressed array when the file is made. From then on the
+rows of a chunk are plain bytes at a known offset. Several processes can write theirs, each once,
+and a process that is killed between two writes leaves the structure of the file whole.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class ArrayLayout:
         Shape of the array and of a chunk.
     dtype : np.dtype
         Type of the numbers.
-    places : array of int
+    offsets : array of int
         Where each chunk starts in the file, an axis for each axis of the array.
     """
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: np.dtype[Any]
-    places: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, tuple[slice, ...]]]:
-        """Yield the place in the file and the slices of each piece of the rows `start` to `stop`.
+        """Yield the offset in the file and the slices of each piece of the rows `start` to `stop`.
 
         A piece is a run of rows of one chunk.
         """
@@ -51,12 +51,12 @@ class ArrayLayout:
         for row in range(start // rows, -(-stop // rows)):
             first, last = max(start, row * rows), min(stop, (row + 1) * rows)
             skipped = (first - row * rows) * row_bytes
-            for column in itertools.product(*map(range, self.places.shape[1:])):
+            for column in itertools.product(*map(range, self.offsets.shape[1:])):
                 spans = (
                     slice(index * width, min((index + 1) * width, size))
                     for index, width, size in zip(column, widths, self.shape[1:], strict=True)
                 )
-                yield int(self.places[(row, *column)]) + skipped, (slice(first, last), *spans)
+                yield int(self.offsets[(row, *column)]) + skipped, (slice(first, last), *spans)
 
     def encode(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the values of a piece as they stand in the file: as wide as a chunk."""
@@ -67,36 +67,38 @@ class ArrayLayout:
         whole[tuple(slice(size) for size in values.shape)] = values
         return whole
 
-    def read_piece(self, file: BinaryIO, place: int, rows: int) -> npt.NDArray[Any]:
+    def read_piece(self, file: BinaryIO, offset: int, rows: int) -> npt.NDArray[Any]:
         """Return a piece as it stands in the file."""
         whole = np.empty((rows, *self.chunks[1:]), self.dtype)
-        file.seek(place)
+        file.seek(offset)
         count = file.readinto(whole.data.cast("B"))  # type: ignore[attr-defined]
         if count != whole.nbytes:
-            raise OSError(f"{whole.nbytes} bytes should stand at {place}, {count} do")
+            raise OSError(
+                f"{whole.nbytes} bytes are expected at offset {offset}, {count} are there"
+            )
         return whole
 
 
 def layout_of(dataset: h5py.Dataset) -> ArrayLayout:
     """Return where the chunks of an array stand."""
     grid = [-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
-    places = np.full(grid, -1, np.int64)
+    offsets = np.full(grid, -1, np.int64)
 
     def keep(chunk: Any) -> None:
         index = tuple(
             offset // width
             for offset, width in zip(chunk.chunk_offset, dataset.chunks, strict=True)
         )
-        places[index] = chunk.byte_offset
+        offsets[index] = chunk.byte_offset
 
     dataset.id.chunk_iter(keep)
-    if (places < 0).any():
-        raise OSError(f"HDF5 has left chunks of {dataset.name} unplaced")
-    return ArrayLayout(dataset.shape, dataset.chunks, dataset.dtype, places)
+    if (offsets < 0).any():
+        raise OSError(f"HDF5 did not allocate all chunks of {dataset.name}")
+    return ArrayLayout(dataset.shape, dataset.chunks, dataset.dtype, offsets)
 
 
 def structure_of(path: Path) -> list[Extent]:
-    """Return the parts of an HDF5 file that are no chunks of an array, in order.
+    """Return the parts of an HDF5 file outside the chunks of arrays, in order.
 
     These are names, attributes, text, small arrays such as labels, and where the chunks stand.
     """

@@ -1,7 +1,7 @@
 """Dimensions, variables and attributes of a netCDF-4 file, written through h5py.
 
-netCDF-4 is HDF5 with conventions: a dimension is a dataset marked as a scale, with a number that is
-its own in the whole file, and a variable is attached to the scales of its dimensions. h5netcdf
+netCDF-4 is HDF5 with conventions: a dimension is a dataset that serves as a scale, with a number
+that is unique in the file, and a variable is attached to the scales of its dimensions. h5netcdf
 writes the same, but searches the file at each step, which takes seconds for a thousand layers.
 """
 

@@ -119,7 +119,7 @@ def content_of(tree: xr.DataTree) -> str:
     Raises
     ------
     StoreError
-        It is none of unitprobe's.
+        It was not written by unitprobe.
     """
     content = tree.attrs.get("unitprobe_content")
     if content not in CONTENTS:
@@ -150,7 +150,7 @@ def check_store(path: Path) -> str:
             _check_recording(path, file)
     if content not in CONTENTS:
         raise StoreError(
-            f"{path} is an HDF5 file, but none of unitprobe's (no attribute unitprobe_content)"
+            f"{path} is an HDF5 file, but not one of unitprobe's (no attribute unitprobe_content)"
         )
     if compression == "zstd":
         compression_filter(compression)
@@ -167,9 +167,9 @@ def _check_recording(path: Path, file: h5py.File) -> None:
         raise StoreError(f"{path} is damaged: it has no {sorted(missing)[0]!r}")
     stimuli = file["stimulus"].shape
     if len(stimuli) != 1 or file["label"].shape != stimuli or file["label"].dtype.kind not in "iu":
-        raise StoreError(f"{path} is damaged: its labels are no whole numbers, one a stimulus")
+        raise StoreError(f"{path} is damaged: its labels are not whole numbers, one a stimulus")
     if file["class_name"].ndim != 1:
-        raise StoreError(f"{path} is damaged: 'class_name' is no list")
+        raise StoreError(f"{path} is damaged: 'class_name' is not a list")
     for name, item in file.items():
         if isinstance(item, h5py.Group):
             _check_layer(path, name, item, stimuli[0])

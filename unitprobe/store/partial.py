@@ -133,7 +133,7 @@ class PartialFolder:
         )
 
     def clear(self) -> None:
-        """Delete everything but the lock, to begin anew."""
+        """Delete everything but the lock, to start again."""
         for name in self.names():
             path = self.folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -162,7 +162,7 @@ class PartialFolder:
         except FileNotFoundError:
             checksum, contents = b"", b""
         if hashlib.sha256(contents).hexdigest().encode() != checksum:
-            raise StoreError(f"{path} is damaged; begin anew with resume=False (--no-resume)")
+            raise StoreError(f"{path} is damaged; start again with resume=False (--no-resume)")
         return contents
 
     def check_contents(self, before: Mapping[str, object], now: Mapping[str, object]) -> None:

@@ -82,12 +82,12 @@ class Shards:
         self._layouts: dict[str, ArrayLayout] = {}
 
     def begin(self, *, resume: bool, shared: bool = False) -> None:
-        """Go on with what is there, or begin anew, and keep every other recording away.
+        """Go on with what is there, or start again, and keep every other recording away.
 
         Parameters
         ----------
         resume : bool
-            False begins anew.
+            False starts again.
         shared : bool
             Other processes of this run will join.
 
@@ -105,7 +105,7 @@ class Shards:
             self._check_contents()
             self._restore_structure()
         else:
-            self._begin_anew()
+            self._start_again()
         self._read_layouts()
         if shared:
             self._partial.share()
@@ -135,11 +135,11 @@ class Shards:
             with self._data.open("r+b", buffering=0) as file:
                 for array in self._recording.arrays:
                     values, layout = arrays[array.layer], self._layouts[array.layer]
-                    for place, (rows, *others) in layout.pieces(start, stop):
+                    for offset, (rows, *others) in layout.pieces(start, stop):
                         own = slice(rows.start - start, rows.stop - start)
                         piece = layout.encode(values[(own, *others)]).data.cast("B")
                         checksum = zlib.crc32(piece, checksum)
-                        file.seek(place)
+                        file.seek(offset)
                         while piece:
                             piece = piece[file.write(piece) :]
                 os.fsync(file.fileno())
@@ -151,8 +151,8 @@ class Shards:
         layout = self._layouts[layer]
         values = np.empty((1, *layout.shape[1:]), layout.dtype)
         with self._data.open("rb") as file:
-            for place, (_, *others) in layout.pieces(stimulus, stimulus + 1):
-                piece = layout.read_piece(file, place, 1)
+            for offset, (_, *others) in layout.pieces(stimulus, stimulus + 1):
+                piece = layout.read_piece(file, offset, 1)
                 part = values[(slice(None), *others)]
                 part[...] = piece[tuple(slice(size) for size in part.shape)]
         stimulus_alone: npt.NDArray[Any] = values[0]
@@ -210,14 +210,14 @@ class Shards:
             with self._data.open("rb") as file:
                 for array in self._recording.arrays:
                     layout = self._layouts[array.layer]
-                    for place, (rows, *_) in layout.pieces(start, stop):
-                        piece = layout.read_piece(file, place, rows.stop - rows.start)
+                    for offset, (rows, *_) in layout.pieces(start, stop):
+                        piece = layout.read_piece(file, offset, rows.stop - rows.start)
                         checksum = zlib.crc32(piece.data, checksum)
         except OSError:
             return False
         return checksum == marker.crc32
 
-    def _begin_anew(self) -> None:
+    def _start_again(self) -> None:
         made = self.folder / "data.tmp"
         with writing(self._target, RECORDING.participle):
             self._data.unlink(missing_ok=True)  # first: without it the rest is not continued
@@ -250,7 +250,7 @@ class Shards:
                     raise ValueError("truncated")
             except (OSError, ValueError, TypeError) as error:
                 raise StoreError(
-                    f"{self._structure} is damaged ({error}); begin anew with resume=False "
+                    f"{self._structure} is damaged ({error}); start again with resume=False "
                     "(--no-resume)"
                 ) from error
             with self._data.open("r+b") as file:
@@ -302,7 +302,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{folder} holds no readable manifest of a recording ({error}); "
-            "begin anew with resume=False (--no-resume)"
+            "start again with resume=False (--no-resume)"
         ) from error
 
 

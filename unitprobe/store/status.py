@@ -35,7 +35,7 @@ class RecordingStatus:
     rate : float or None
         Stimuli per second since the process began, None if no shard was finished since.
     seconds_left : float or None
-        At this rate, None if nobody records or there is no rate.
+        At this rate, None if no process records or there is no rate.
     """
 
     path: Path
@@ -87,7 +87,7 @@ def recording_status(path: str | os.PathLike[str]) -> RecordingStatus:
 def _finished(target: Path) -> RecordingStatus:
     with reading(target) as file:
         if file.attrs.get("unitprobe_content") != "recording":
-            raise StoreError(f"{target} is no recording; open_store tells what it is")
+            raise StoreError(f"{target} is not a recording; open_store tells what it is")
         stimuli = len(file["stimulus"])
         layers = sum(1 for name in file if name not in ("stimulus", "label", "class_name"))
         network = str(file.attrs.get("network", ""))

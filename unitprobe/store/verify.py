@@ -70,7 +70,7 @@ def verify_store(path: str | os.PathLike[str], *, progress: bool = False) -> Non
             "again"
         )
     if damaged:
-        more = f" and in {len(damaged) - 1} more places" if len(damaged) > 1 else ""
+        more = f" and in {len(damaged) - 1} more ranges" if len(damaged) > 1 else ""
         raise StoreError(
             f"{target} is damaged: numbers of the stimuli {damaged[0]}{more} have changed; "
             "record it again"

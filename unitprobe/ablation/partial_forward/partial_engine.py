@@ -123,7 +123,7 @@ class PartialForwardEngine:
         OptionError
             Not even two do.
         """
-        batch_size = max(2, batch_size)  # as `batches_in_company` has it
+        batch_size = max(2, batch_size)  # as `batches_of_two_or_more` has it
         held = {name: self._bytes(read) for name, read in self._read.items()}
         run = (
             max(downstream.bytes_of_stimulus for downstream in self._downstream.values())
