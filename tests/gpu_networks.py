@@ -106,7 +106,7 @@ def train_groups(work: Any, until: float, at_once: int, executor: Executor, out:
 
 
 class Packed:
-    """The finished networks, packed anew whenever there is another one."""
+    """The finished networks, packed again after each new one."""
 
     def __init__(self, work: Any, out: Path) -> None:
         self._work = work

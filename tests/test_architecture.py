@@ -31,17 +31,6 @@ DEPENDENCY_LAYERS = [
 ]
 LAYER_OF = {name: index for index, names in enumerate(DEPENDENCY_LAYERS) for name in names}
 
-# To be renamed; this set only gets smaller.
-NAMES_OF_SEVERAL_MODULES = {
-    "blocks",
-    "network",
-    "options",
-    "stimuli",
-}
-FUNCTIONS_NAMED_AS_MODULES = {
-    "unitprobe.inference.rank_correlation",
-}
-
 
 def packages():
     """Return the packages and single modules directly under `unitprobe`."""
@@ -98,7 +87,7 @@ def test_no_two_modules_have_one_name():
         name = path.parent.name if path.stem == "__init__" else path.stem
         paths[name].append(str(path.relative_to(PACKAGE)))
     repeated = {name: where for name, where in paths.items() if len(where) > 1}
-    assert {k: v for k, v in repeated.items() if k not in NAMES_OF_SEVERAL_MODULES} == {}
+    assert repeated == {}
 
 
 def public_packages():
@@ -114,7 +103,7 @@ def test_no_function_or_class_has_the_name_of_a_module_beside_it(name):
     beside = {p.stem for p in folder.iterdir() if p.suffix == ".py" or p.is_dir()}
     public = beside & {key for key in vars(package) if not key.startswith("_")}
     hidden = {key for key in public if not isinstance(getattr(package, key), ModuleType)}
-    assert {f"{name}.{key}" for key in hidden} <= FUNCTIONS_NAMED_AS_MODULES
+    assert hidden == set()
 
 
 def test_importing_loads_nothing_that_costs():

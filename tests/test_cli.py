@@ -307,7 +307,7 @@ class TestMistakes:
         assert "STIMULI" in fails(2, "record", self.MODEL, "--out", tmp_path / "s.h5")
         assert "seed=-1" in fails(2, "analyze", store, "--out", tmp_path / "a.h5", "--seed", "-1")
 
-    def test_numbers_that_are_none(self, images, tmp_path):
+    def test_invalid_numbers(self, images, tmp_path):
         assert "3,32,32" in fails(2, "layers", "networks:ResNet20", "--input-size", "32x32")
         out = tmp_path / "g.h5"
         line = fails(

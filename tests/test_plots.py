@@ -149,7 +149,7 @@ def test_networks_are_compared_layer_by_layer(analysis):
     np.testing.assert_allclose(below.get_lines()[0].get_ydata(), ratio)
 
 
-def test_networks_of_other_layers_are_compared_by_place(analysis):
+def test_networks_of_other_layers_are_compared_by_depth(analysis):
     other = trees.make_analysis({"relu": 4})
     figure = draw(plots.plot_network_comparison({"a": analysis, "b": other}))
     ticks = [tick.get_text() for tick in figure.axes[-1].get_xticklabels()]

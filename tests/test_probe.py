@@ -434,7 +434,7 @@ class Forgetful(nn.Module):
         (Forgetful(), r"at random, other ones in every run \(dropout in its forward method\)"),
     ],
 )
-def test_responses_that_are_no_matter_of_their_stimulus_alone_are_warned_of(network, says):
+def test_a_warning_where_responses_depend_on_other_stimuli(network, says):
     with Probe(network) as probe, pytest.warns(UnitprobeWarning, match=says):
         probe(torch.randn(4, 3, 5, 5))
 
@@ -505,7 +505,7 @@ class StandardizedWeights(nn.Conv2d):
         nn.Sequential(StandardizedWeights(3, 4, 3), nn.ReLU()),
     ],
 )
-def test_nothing_is_doubted_in_a_network_that_knows_its_mode(network):
+def test_no_warning_for_a_network_that_follows_its_mode(network):
     with Probe(network.train()) as probe, warnings.catch_warnings():
         warnings.simplefilter("error")
         probe(torch.randn(4, 3, 5, 5))

@@ -138,7 +138,7 @@ def test_shards_and_batches_do_not_change_the_file(tmp_path, reused, stimuli, mo
 
 
 @pytest.mark.parametrize("what", ["transform", "attribute", "buffer"])
-def test_what_no_fingerprint_sees_is_compared_before_going_on(tmp_path, small_shards, what):
+def test_changes_that_no_fingerprint_shows_are_noticed(tmp_path, small_shards, what):
     class Scaled(networks.ReusedInPlace):
         def __init__(self):
             super().__init__()
@@ -345,7 +345,7 @@ def test_memory_stays_flat_however_many_stimuli(tmp_path):
     assert peaks[1] - peaks[0] < (100 if many == 100_000 else 30)
 
 
-def test_nan_responses_are_refused_with_layer_and_place(tmp_path, reused, stimuli):
+def test_nan_responses_are_refused_with_layer_and_position(tmp_path, reused, stimuli):
     with torch.no_grad():
         reused.conv2.weight[2].fill_(math.nan)
     with pytest.raises(
@@ -391,7 +391,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path, reused, stimul
 @pytest.mark.parametrize(
     "what", ["digits", torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8))]
 )
-def test_what_are_no_stimuli_is_refused_in_one_line(tmp_path, reused, what):
+def test_only_stimuli_are_accepted(tmp_path, reused, what):
     with pytest.raises(StimuliError, match=f"Stimuli are needed, not a {type(what).__name__}"):
         up.record(reused, what, tmp_path / "s.h5")
 

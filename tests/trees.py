@@ -73,3 +73,10 @@ def make_ablation(analysis, fingerprint="abc123"):
         },
     )
     return xr.DataTree.from_dict({"/": root, **nodes})
+
+
+def assert_allclose(one, other, rtol):
+    """Compare trees node by node: early versions of xarray compare no trees."""
+    assert set(one.groups) == set(other.groups)
+    for group in one.groups:
+        xr.testing.assert_allclose(one[group].to_dataset(), other[group].to_dataset(), rtol=rtol)

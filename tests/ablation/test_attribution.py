@@ -65,7 +65,7 @@ def test_layers_that_are_overwritten_later_have_their_own_gradient(reused, stimu
     images = images_of(stimuli)
     labels = torch.from_numpy(stimuli.labels)
 
-    class OutOfPlace(nn.Module):
+    class NotInPlace(nn.Module):
         def forward(self, x):
             kept = {"conv1": reused.conv1(x)}
             kept["bn1"] = reused.bn1(kept["conv1"])
@@ -75,7 +75,7 @@ def test_layers_that_are_overwritten_later_have_their_own_gradient(reused, stimu
             kept["relu_1"] = kept["add"].relu()
             return reused.head(kept["relu_1"].mean((2, 3))), kept
 
-    logits, kept = OutOfPlace()(images)
+    logits, kept = NotInPlace()(images)
     loss = functional.cross_entropy(logits, labels, reduction="sum")
     gradients = torch.autograd.grad(loss, list(kept.values()))
     assert set(kept) < set(tree.children)

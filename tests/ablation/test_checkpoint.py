@@ -1,4 +1,4 @@
-"""A sweep that is interrupted goes on where it stopped."""
+"""A sweep that is interrupted resumes."""
 
 import os
 import signal
@@ -88,7 +88,7 @@ def test_an_interrupted_sweep_ends_with_the_same_numbers(mode, count, stimuli, i
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
 
 
-def test_the_batch_in_hand_is_the_same_when_another_size_would_fit_by_now(
+def test_the_current_batch_is_the_same_when_another_size_would_fit_by_now(
     stimuli, interrupt, tmp_path, monkeypatch
 ):
     model = literal_ablation.Convolutional().eval()
@@ -303,7 +303,7 @@ def test_a_protocol_leaves_a_folder_of_something_else_alone(tmp_path):
     assert (folder / "data").exists()
 
 
-def test_a_protocol_begins_anew_if_asked_to(tmp_path):
+def test_a_protocol_begins_again_if_asked_to(tmp_path):
     def fail(*, resume):
         with checkpoint.keeping(tmp_path / "a.h5", resume=resume) as folder:
             before = any(folder.glob("sweep-*"))

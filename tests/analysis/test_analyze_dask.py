@@ -3,7 +3,7 @@
 import networks
 import numpy as np
 import pytest
-import xarray as xr
+import trees
 from conftest import make_stimuli
 
 import unitprobe as up
@@ -27,7 +27,7 @@ def expected(store):
 def test_threads_give_the_same_numbers(store, expected):
     lazy = up.open_store(store, chunks="auto")
     assert lazy["relu"].to_dataset().chunks
-    xr.testing.assert_allclose(up.analyze(lazy, n_permutations=10), expected, rtol=1e-12)
+    trees.assert_allclose(up.analyze(lazy, n_permutations=10), expected, rtol=1e-12)
 
 
 @pytest.mark.process
@@ -40,7 +40,7 @@ def test_a_cluster_of_processes_gives_the_same_numbers(store, expected):
         distributed.Client(cluster),
     ):
         lazy = up.open_store(store, chunks="auto")
-        xr.testing.assert_allclose(up.analyze(lazy, n_permutations=10), expected, rtol=1e-12)
+        trees.assert_allclose(up.analyze(lazy, n_permutations=10), expected, rtol=1e-12)
 
 
 def test_activations_are_averaged_a_few_stimuli_at_a_time(store):

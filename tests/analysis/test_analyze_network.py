@@ -282,7 +282,7 @@ def test_the_network_is_left_as_it_was():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_responses_that_are_no_numbers_are_refused_with_layer_and_stimulus():
+def test_responses_that_are_not_numbers_are_refused_with_layer_and_stimulus():
     network = build("reused")
     images = np.ones((12, 3, 8, 8), np.float32)
     images[5] = 3e38

@@ -158,7 +158,7 @@ def signed_recording():
     return recording(responses, np.arange(60) % 3, layer="gelu")
 
 
-def test_negative_responses_are_refused_where_a_measure_is_made_for_none():
+def test_negative_responses_are_refused_where_a_measure_assumes_non_negative_input():
     with pytest.raises(ResponseError, match=r"layer 'gelu', class_selectivity: 1\d\d of 300"):
         up.analyze(signed_recording())
     with pytest.warns(UnitprobeWarning, match=r"1 of 1 layers have negative .*'gelu' \(1\d\d\)"):
@@ -236,7 +236,7 @@ def test_measures_of_signed_responses_need_no_warning():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_responses_that_are_no_numbers_are_refused_with_layer_and_count(bad):
+def test_responses_that_are_not_numbers_are_refused_with_layer_and_count(bad):
     responses = np.ones((12, 3))
     responses[5, 1] = bad
     with pytest.raises(ResponseError, match=r"'relu' has 1 NaN or infinite .* among 36.*'s5'"):

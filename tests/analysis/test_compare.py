@@ -90,7 +90,7 @@ def test_a_statistic_that_one_of_them_lacks(both):
         compare_analyses(*both, metrics=["ginny"])
 
 
-def test_a_recording_is_no_analysis(both, tmp_path):
+def test_a_recording_is_not_an_analysis(both, tmp_path):
     recording = up.record(Tuned(1).eval(), STIMULI, tmp_path / "s.h5")
     with pytest.raises(StoreError, match="two analyses, and what it is given holds: recording"):
         compare_analyses(both[0], recording)

@@ -2,7 +2,7 @@
 
 Each module ``benchmark_NAME.py`` has a function ``run(quick)`` that returns rows: what was timed,
 our seconds, those of the reference, and the ratio. Nothing here is a test: machines are noisy, so
-only ratios within one run are compared, and nobody asserts them.
+only ratios within one run are compared, and no test asserts them.
 """
 
 from __future__ import annotations

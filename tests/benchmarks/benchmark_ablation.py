@@ -2,10 +2,10 @@
 
 The full sweep of a whole network takes minutes to hours, so it is timed on some units of every
 layer and scaled by the number of units, each layer by itself; ours runs in full, and keeps freed
-memory as `unitprobe.ablate` does. How fast a forward pass is depends on whether malloc takes its
-activations anew from the system. So ours and the full sweep are timed twice: each in a process of
-its own, as whoever writes one of them has it, and in turns in one process, where the others profit
-from what ours has told malloc.
+memory as `unitprobe.ablate` does. The speed of a forward pass depends on whether malloc requests
+its activations from the system each time. So ours and the full sweep are timed twice: each in a
+process of its own, as whoever writes one of them has it, and in turns in one process, where the
+others profit from what ours has told malloc.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def run(quick: bool) -> list[Row]:
     rng = np.random.default_rng(0)
     stimuli, units = (2000, 64) if quick else (20_000, 512)
     white = rng.standard_normal((stimuli, units))
-    # Variances that fall as 1/rank, along directions that are no unit's: so do those of networks.
+    # Variances that fall as 1/rank, along directions that mix units, as in networks.
     turn, _ = np.linalg.qr(rng.standard_normal((units, units)))
     falling = (rng.standard_normal((stimuli, units)) / np.sqrt(np.arange(1, units + 1))) @ turn
     size = f"{stimuli:,} stimuli x {units} units"

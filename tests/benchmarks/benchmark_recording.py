@@ -1,9 +1,9 @@
 """Recording against the network alone, against other recorders, and against plain h5py.
 
-How fast a network runs on a CPU depends on whether malloc takes its activations anew from the
-system: the same forward pass takes up to twice as long. So both are timed twice: each
-in a process of its own, as whoever calls one of them has it, and in turns in one process, where
-the forward pass profits from what the recording has told malloc.
+The speed of a network on a CPU depends on whether malloc requests its activations from the system
+each time: the same forward pass takes up to twice as long. So recording and forward pass are timed
+twice: each in a process of its own, as whoever calls one of them has it, and in turns in one
+process, where the forward pass profits from what the recording has told malloc.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ _OTHERS: dict[str, Callable[[nn.Module, list[str]], Extract]] = {
 
 
 def _against_writing(count: int, folder: Path, device: torch.device, quick: bool) -> Iterator[Row]:
-    """Whole activations of a network that computes next to nothing, against h5py in its place."""
+    """Whole activations of a network that computes next to nothing, against h5py instead."""
     network = nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU()).to(device).eval()
     stimuli = _images(count, 32)
     batches = _batches(stimuli)

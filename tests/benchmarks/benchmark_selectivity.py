@@ -43,7 +43,7 @@ def run(quick: bool) -> list[Row]:
     rows = [_row(what, *both, responses, labels) for what, both in timed.items()]
     again = seconds(lambda: ranking_measures(ranked, shuffled, FORMULAS))
     first = seconds(lambda: rank_responses(responses))
-    what = f"{len(FORMULAS)} measures of ranking, one more labelling; the reference ranks anew"
+    what = f"{len(FORMULAS)} measures of ranking, one more labelling; the reference ranks again"
     rows.append(
         {"what": what, "ours_s": again, "reference_s": first + again}
         | {"ratio": again / (first + again)}

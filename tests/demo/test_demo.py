@@ -45,7 +45,7 @@ def test_the_same_seed_trains_the_same_network():
     import torch
 
     from unitprobe import load_stimuli
-    from unitprobe.demo.network import make_network
+    from unitprobe.demo.small_network import make_network
 
     digits = load_stimuli("digits", split="train", limit=256)
     states = []

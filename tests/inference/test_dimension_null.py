@@ -49,7 +49,7 @@ def test_numbers_below_one_are_refused(name):
 
 
 @pytest.mark.parametrize("variances", [[1.0], [1.0, -2.0], [1.0, np.nan], [[1.0, 1.0]]])
-def test_variances_that_are_none_are_refused(variances):
+def test_invalid_variances_are_refused(variances):
     with pytest.raises(ResponseError, match="each of 2 units"):
         gaussian_dimension_null(
             3, 2, metrics.effective_rank, resamples=1, seed=0, variances=variances

@@ -241,7 +241,7 @@ def test_q_values_are_those_of_benjamini_and_hochberg():
     np.testing.assert_allclose(inference.false_discovery_rate(p)[order], np.minimum(literal, 1))
 
 
-def test_nan_is_no_test_and_the_shape_is_kept():
+def test_nan_is_not_counted_as_a_test_and_the_shape_is_kept():
     p = np.array([[0.01, np.nan, 0.04], [0.03, 0.5, np.nan]])
     q = inference.false_discovery_rate(p)
     np.testing.assert_array_equal(np.isnan(q), np.isnan(p))

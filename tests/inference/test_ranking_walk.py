@@ -1,4 +1,4 @@
-"""The walk down a ranking gives the measures of redrawn and of shuffled stimuli, sorted anew."""
+"""The walk down a ranking gives the measures of redrawn and of shuffled stimuli, sorted again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def walk(draw, layer, resamples=3):
     return walk_resamples(responses, counts, layouts, WALKED), counts
 
 
-def test_redrawn_stimuli_are_measured_as_if_sorted_anew(loops, layer):
+def test_redrawn_stimuli_are_measured_as_if_sorted_again(loops, layer):
     responses, labels = layer
     walked, counts = walk(redraw, layer)
     for row, layout in enumerate(draw_layouts(redraw, labels, counts, 3, seed=1)):
@@ -47,7 +47,7 @@ def test_redrawn_stimuli_are_measured_as_if_sorted_anew(loops, layer):
             np.testing.assert_allclose(found[row], expected, rtol=1e-12, err_msg=name)
 
 
-def test_shuffled_labels_are_measured_as_if_sorted_anew(loops, layer):
+def test_shuffled_labels_are_measured_as_if_sorted_again(loops, layer):
     responses, labels = layer
     walked, counts = walk(shuffle, layer)
     for row, layout in enumerate(draw_layouts(shuffle, labels, counts, 3, seed=1)):

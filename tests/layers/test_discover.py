@@ -81,7 +81,7 @@ def test_the_unit_axis_follows_heads_through_an_attention():
     assert (layers["gelu"].units, layers["mean"].units) == (20, 20)
 
 
-def test_flattened_maps_have_a_unit_for_every_place():
+def test_flattened_maps_have_a_unit_for_every_position():
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.ReLU())
     layers = by_name(model, input_size=(3, 6, 6))
     assert (layers["2"].units, layers["2"].unit_axis) == (5 * 4 * 4, -1)
@@ -303,7 +303,7 @@ def test_a_convolution_written_out_has_the_units_of_a_convolution():
 
 
 class Local(nn.Module):
-    """Each channel weighs its own neighbourhood: units split from the places of their patches."""
+    """Each channel weighs its own neighbourhood: units split from positions of patches."""
 
     def forward(self, images):
         count, channels, height, width = images.shape
@@ -326,7 +326,7 @@ class Transposed(nn.Module):
         (Local(), 5, 1),
     ],
 )
-def test_patches_of_a_map_hold_every_unit_at_every_place(patches, units, unit_axis, size):
+def test_patches_of_a_map_hold_every_unit_at_every_position(patches, units, unit_axis, size):
     network = nn.Sequential(nn.Conv2d(3, 5, 1), patches, nn.ReLU())
     last = list_layers(network, input_size=(3, size, size))[-1]
     assert (last.name, last.units, last.unit_axis) == ("2", units, unit_axis)

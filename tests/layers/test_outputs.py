@@ -82,7 +82,7 @@ def by_path(output):
     return [path for path, _ in named_tensors(output)]
 
 
-def test_a_place_that_is_not_there_holds_nothing():
+def test_a_missing_path_holds_nothing():
     assert tensor_at((torch.zeros(1),), (3,)) is None
     assert tensor_at(None, ("hidden",)) is None
 
@@ -145,7 +145,7 @@ class TestRecurrentNetworks:
         names = [layer.name for layer in list_layers(Loop(), example=torch.randn(2, 3))]
         assert names == ["cell[0]", "cell[1]", "cell_1[0]", "cell_1[1]"]
 
-    def test_stimuli_taken_for_time_steps_are_no_stimuli(self):
+    def test_stimuli_taken_for_time_steps_are_not_stimuli(self):
         class Mistaken(nn.Module):
             def __init__(self):
                 super().__init__()

@@ -156,13 +156,13 @@ def test_units_in_another_order_are_found_again():
     ],
     ids=["split", "shuffled between groups", "averaged", "selected by a tensor"],
 )
-def test_units_that_are_lost_on_the_way_cannot_be_told(rearrange, units):
+def test_units_that_are_lost_on_the_way_have_no_norms(rearrange, units):
     net = Rearranges(rearrange, units)
     found = weight_norms(net, layers="relu", example=torch.rand(1, 3, 5, 5))["relu"]
     same(found, norms(net.first.weight, axis=0))
 
 
-def test_weights_of_another_kind_cannot_be_told():
+def test_weights_of_another_kind_have_no_norms():
     class Product(nn.Module):
         def __init__(self):
             super().__init__()
@@ -210,6 +210,6 @@ def test_what_the_pass_does_not_reach_is_not_known():
     same(found["below"])
 
 
-def test_a_layer_that_is_none_is_refused():
+def test_an_unknown_layer_is_refused():
     with pytest.raises(LayerNotFoundError, match="no layer of Sequential is named 'x'"):
         weight_norms(nn.Sequential(nn.Linear(2, 2)), layers="x", example=torch.rand(1, 2))

@@ -131,7 +131,7 @@ def test_blocks_of_a_parametrized_network_are_those_of_the_plain_one():
     ]
 
 
-def test_a_module_shared_between_places_has_an_address_for_each_call():
+def test_a_module_shared_between_parents_has_a_name_for_each_call():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()

@@ -167,7 +167,7 @@ def test_different_numbers_of_stimuli_are_refused(measure):
         measure(np.ones((4, 2)), np.ones((3, 2)))
 
 
-def test_a_share_that_is_none_is_refused():
+def test_an_invalid_share_is_refused():
     for share in (0, 1.5, -0.1):
         with pytest.raises(OptionError, match="share"):
             metrics.svcca(np.eye(9, 2), np.eye(9, 2), share=share)

@@ -55,7 +55,7 @@ def test_a_value_that_is_not_finite_is_refused_and_counted(measure):
         (np.full((4, 3), "a"), "real numbers"),
     ],
 )
-def test_what_is_no_matrix_of_real_numbers_is_refused(measure, responses, message):
+def test_only_matrices_of_real_numbers_are_accepted(measure, responses, message):
     with pytest.raises(ResponseError, match=message):
         measure(responses)
 
@@ -119,7 +119,7 @@ def test_arguments_are_left_as_they_are():
         ([2, 2, 2, 2], "at least two classes"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(labels, message):
+def test_labels_without_a_class_are_refused(labels, message):
     with pytest.raises(LabelError, match=message):
         metrics.class_selectivity(np.ones((4, 2)), np.array(labels))
 

@@ -118,7 +118,7 @@ def test_a_tensor_gives_what_an_array_gives(dimension):
 
 
 @each
-def test_what_is_no_matrix_of_finite_numbers_is_refused(dimension):
+def test_only_matrices_of_finite_numbers_are_accepted(dimension):
     with pytest.raises(ResponseError, match="pool over positions"):
         dimension(np.ones((4, 3, 2)))
     with pytest.raises(ResponseError, match="of 12 values 1 are NaN"):

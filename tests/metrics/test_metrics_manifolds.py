@@ -191,7 +191,7 @@ def test_too_few_centres_share_nothing_that_could_be_given_up():
 
 
 @pytest.mark.parametrize("margin", [-0.1, np.nan, np.inf])
-def test_a_margin_that_is_none_is_refused(margin):
+def test_an_invalid_margin_is_refused(margin):
     with pytest.raises(OptionError, match="margin="):
         metrics.manifold_geometry(np.eye(2), np.array([0, 1]), margin=margin)
 

@@ -76,7 +76,7 @@ def test_a_unit_that_nothing_drives_above_zero_has_no_half_max_share():
     assert np.isnan(metrics.half_max_share(responses)).tolist() == [True, True, False]
 
 
-def test_gini_of_responses_that_cancel_is_no_number():
+def test_gini_of_responses_that_cancel_is_nan():
     responses = np.array([[0.1], [0.2], [-0.3]])
     assert responses.sum() != 0
     assert np.isnan(metrics.gini(responses)).all()

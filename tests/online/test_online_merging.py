@@ -125,7 +125,7 @@ def test_state_does_not_grow_with_the_stimuli(name):
 
 @EVERY
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_responses_that_are_no_numbers_are_refused(name, bad):
+def test_responses_that_are_not_numbers_are_refused(name, bad):
     responses, labels = layer(20, 4)
     responses[3, 2] = bad
     with pytest.raises(ResponseError, match="must be finite"):
@@ -177,7 +177,7 @@ BY_CLASS = (
 )
 
 
-def test_a_label_that_is_no_class_is_refused():
+def test_a_label_without_a_class_is_refused():
     for make in BY_CLASS:
         with pytest.raises(LabelError, match="label 5 is not one of the classes"):
             make(CLASSES).update(np.ones((2, 3)), np.array([0, 5]))

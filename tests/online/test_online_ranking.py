@@ -91,7 +91,7 @@ def test_stimuli_in_the_order_of_their_classes_leave_only_the_run():
     assert run._run.shape == (longest, 6)
 
 
-def test_more_places_than_stimuli_are_refused():
+def test_more_ranks_than_stimuli_are_refused():
     top = online.TopClasses(2, k=3)
     top.update(np.ones((2, 1)), np.array([0, 1]))
     with pytest.raises(OptionError, match="k=3 is not between 1 and the 2 stimuli"):

@@ -1,4 +1,4 @@
-"""Class sums under resampling batch by batch: the resamples that responses at hand give."""
+"""Class sums under resampling batch by batch: the same resamples as with all responses."""
 
 from __future__ import annotations
 

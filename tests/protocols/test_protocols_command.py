@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import unitprobe as up
+from unitprobe.cli.arguments import parse_checkpoints
 from unitprobe.cli.commands import app
-from unitprobe.cli.options import parse_checkpoints
 from unitprobe.errors import StoreError
 from unitprobe.plots import plot_bau, plot_morcos, plot_ranadive, plot_zhou
 from unitprobe.protocols import (

@@ -202,7 +202,7 @@ def test_runs_of_another_experiment_are_refused(tmp_path):
         gather_runs(tmp_path)
 
 
-def test_data_in_another_place_are_the_same_experiment_and_two_runs_of_a_cell_are_not(tmp_path):
+def test_data_in_another_folder_are_the_same_experiment_and_two_runs_of_a_cell_are_not(tmp_path):
     write_run(tmp_path, "+0", 0, 0.9, 0.2)
     write_run(tmp_path, "+0", 1, 0.9, 0.2, data="cifar10:elsewhere")
     assert gather_runs(tmp_path)["seed"].size == 2
@@ -211,7 +211,7 @@ def test_data_in_another_place_are_the_same_experiment_and_two_runs_of_a_cell_ar
         gather_runs(tmp_path)
 
 
-def test_what_is_no_experiment_is_refused(tmp_path):
+def test_only_an_experiment_is_accepted(tmp_path):
     with pytest.raises(StoreNotFoundError, match="is no folder"):
         gather_runs(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="no finished run"):

@@ -100,7 +100,7 @@ def test_every_alpha_of_the_first_seed_comes_first(tmp_path):
         (["1"], [], "at least one seed"),
     ],
 )
-def test_cells_that_are_none_or_the_same_are_refused(tmp_path, alphas, seeds, message):
+def test_missing_or_repeated_cells_are_refused(tmp_path, alphas, seeds, message):
     with pytest.raises(OptionError, match=message):
         make_cells(request_for(tmp_path), alphas, seeds)
 

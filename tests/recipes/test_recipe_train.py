@@ -221,11 +221,11 @@ def test_a_folder_of_another_configuration_is_refused(finished, digits, settings
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_the_same_data_in_another_place_are_the_same_run(finished, digits, settings_for):
+def test_the_same_data_in_another_folder_are_the_same_run(finished, digits, settings_for):
     open_run(finished[0], settings_for(digits, data="imagefolder:/elsewhere/digits"))
 
 
-def test_a_folder_that_is_no_run_is_refused(digits, tmp_path, settings_for):
+def test_a_folder_without_a_run_is_refused(digits, tmp_path, settings_for):
     (tmp_path / "letter.txt").write_text("dear all")
     with pytest.raises(StoreError, match="it is no run"):
         train(settings_for(digits), digits, tmp_path, device=CPU)

@@ -36,6 +36,6 @@ def test_a_ramp_reaches_its_end_in_the_epoch_after_it():
         ("strong", "'strong' is not VALUE"),
     ],
 )
-def test_what_is_no_schedule_is_named(text, message):
+def test_an_invalid_schedule_is_named(text, message):
     with pytest.raises(OptionError, match=message):
         alpha_schedule(text)

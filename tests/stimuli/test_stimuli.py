@@ -106,7 +106,7 @@ class TestFolder:
         assert stimuli.class_names == ["ant", "bee", "cat"]
         assert [i for i in stimuli.ids if i.startswith("ant")][3:] == ["ant/deep/a.JPEG"]
 
-    def test_a_name_that_is_no_text_is_named(self, folder):
+    def test_a_file_name_that_is_not_text_is_named(self, folder):
         name = os.fsencode(folder / "ant") + b"/\xff.png"
         try:
             Path(os.fsdecode(name)).write_bytes(b"")
@@ -385,7 +385,7 @@ class TestOwnImages:
         assert [image.mode for image, _ in stimuli] == ["L", "RGB"]
 
     @pytest.mark.parametrize("item", [np.zeros((2, 2), int), np.zeros((5, 4, 4), np.uint8)])
-    def test_an_item_that_is_no_image(self, item):
+    def test_an_item_that_is_not_an_image(self, item):
         with pytest.raises(StimuliError, match="an image has"):
             Stimuli([item, item], [0, 1])[0]
 

@@ -1,7 +1,7 @@
 """Stores that were mutated open and read as what they were, or are refused: nothing else happens.
 
 With the environment variable ``UNITPROBE_LONG_TESTS`` set, a thousand mutated stores instead of 60.
-A number among the responses that is another one now cannot be told: HDF5 keeps no checksum of it.
+A changed number among the responses is not noticed: HDF5 keeps no checksum of it.
 """
 
 import os

@@ -27,7 +27,7 @@ def store(request, tmp_path, monkeypatch):
     return path
 
 
-def places_of_numbers(path):
+def offsets_of_numbers(path):
     """Where each chunk of each layer stands: (start, length)."""
     found = []
     with h5py.File(path) as file:
@@ -43,7 +43,7 @@ def test_a_file_is_as_it_was_recorded(store):
 
 def test_one_flipped_bit_in_any_array_is_found(store, tmp_path):
     whole, random = store.read_bytes(), np.random.default_rng(0)
-    for start, length in places_of_numbers(store):
+    for start, length in offsets_of_numbers(store):
         for place in {start, start + length - 1, start + int(random.integers(length))}:
             mutant = bytearray(whole)
             mutant[place] ^= 1 << random.integers(8)
@@ -90,7 +90,7 @@ def test_labels_ids_and_units_are_checked_with_the_structure(store, tmp_path):
             up.verify_store(tmp_path / "copy.h5")
 
 
-def test_nan_where_a_stimulus_did_not_reach_a_layer_is_no_damage(tmp_path):
+def test_nan_where_a_stimulus_did_not_reach_a_layer_is_not_damage(tmp_path):
     class Fork(torch.nn.Module):
         input_size = (3, 8, 8)
 
@@ -119,7 +119,7 @@ def test_what_another_program_has_changed_cannot_be_verified(store):
         up.verify_store(store)
 
 
-def test_what_is_no_store_is_refused(tmp_path):
+def test_only_a_store_is_accepted(tmp_path):
     with pytest.raises(StoreNotFoundError):
         up.verify_store(tmp_path / "none.h5")
     xr.Dataset({"x": 1}).to_netcdf(tmp_path / "other.h5", engine="h5netcdf")

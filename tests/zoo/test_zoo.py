@@ -29,7 +29,7 @@ END = time.monotonic() + float(os.environ.get("ZOO_SECONDS", "inf"))
 #: The axis along which a module makes channels.
 MAKERS = {nn.Conv2d: 1, nn.BatchNorm2d: 1, nn.Linear: -1}
 
-#: Why some nonlinearities of a network have no units that could be told.
+#: Why some nonlinearities of a network have no known units.
 WITHOUT_UNITS = {}
 
 SHORT = [

@@ -9,9 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from unitprobe.cli.ablate import ablate_command, attribute_command
-from unitprobe.cli.compare import compare
-from unitprobe.cli.metrics_help import MeasuresCommand
-from unitprobe.cli.options import (
+from unitprobe.cli.arguments import (
     BatchSize,
     Classes,
     ClassNames,
@@ -34,6 +32,8 @@ from unitprobe.cli.options import (
     processes_of_torchrun,
     refuse_given,
 )
+from unitprobe.cli.compare import compare
+from unitprobe.cli.metrics_help import MeasuresCommand
 from unitprobe.cli.protocol import protocol_group
 from unitprobe.errors import OptionError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from unitprobe.cli.options import Overwrite, Seed, Signed, refuse_given
+from unitprobe.cli.arguments import Overwrite, Seed, Signed, refuse_given
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -20,7 +20,7 @@ import xarray as xr
 from unitprobe.ablation import ablate
 from unitprobe.ablation.settings import Method, Mode, format_mode, parse_mode
 from unitprobe.ablation.targets import Units
-from unitprobe.cli.options import (
+from unitprobe.cli.arguments import (
     BatchSize,
     Classes,
     ClassNames,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from unitprobe.ablation import ablate
 from unitprobe.analysis import analyze
-from unitprobe.demo.network import make_network
+from unitprobe.demo.small_network import make_network
 from unitprobe.demo.training import train
 from unitprobe.models import Network
 from unitprobe.recording import record

@@ -163,8 +163,8 @@ def tuning_reliability(
     >>> noise = np.random.default_rng(0).normal(size=(200, 2))
     >>> tuned = noise + np.array([0, 1]) * labels[:, None]
     >>> reliability = tuning_reliability(tuned, labels)
-    >>> reliability.spearman_brown[1] > 0.9, abs(reliability.correlation[0]) < 0.7
-    (np.True_, np.True_)
+    >>> bool(reliability.spearman_brown[1] > 0.9), bool(abs(reliability.correlation[0]) < 0.7)
+    (True, True)
     """
     values, classes, counts = as_labelled_counts(responses, labels)
     if np.count_nonzero(counts) < 3:

@@ -15,8 +15,8 @@ from unitprobe.online.distributed import (
     share_of_rank,
 )
 from unitprobe.online.moments import ClassMoments, ResponseMoments
+from unitprobe.online.per_stimulus import PopulationSparseness, TopStimuli
 from unitprobe.online.resampled import ClassMembership, ResampledClassSums, Resamples
-from unitprobe.online.stimuli import PopulationSparseness, TopStimuli
 from unitprobe.online.top_classes import TopClasses, TopRun
 
 __all__ = [

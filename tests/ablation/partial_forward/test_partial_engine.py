@@ -29,7 +29,7 @@ SMALL = {"img_size": 32, "patch_size": 8, "num_classes": 4}
 
 
 class Plain(nn.Sequential):
-    """Maps of 8, 4, 2 and 1 places with enough units for convolutions of small maps."""
+    """Maps of 8, 4, 2 and 1 positions with enough units for convolutions of small maps."""
 
     def __init__(self):
         layers = [nn.Conv2d(3, 48, 3, 4, 1), nn.ReLU()]

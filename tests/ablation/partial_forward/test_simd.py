@@ -60,7 +60,7 @@ def test_rectify_keeps_what_is_not_below_zero(arrays):
     np.testing.assert_array_equal(found, np.where(arrays[0] < 0, 0, arrays[0])[:16])
 
 
-def test_loads_from_any_place(arrays):
+def test_loads_from_any_offset(arrays):
     @numba.njit
     def loop(array, result):
         pointer = floats(array)
