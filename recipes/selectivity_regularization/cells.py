@@ -130,7 +130,7 @@ def train_free_cells(
     executor: Executor | None = None,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Train the free cells, until none is left that nobody else trains.
+    """Train the free cells, until all others are finished or trained by another process.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def _say_epoch(
 
 
 def _next_free(work: Work, active: Container[Path]) -> Cell | None:
-    """Return the first cell that nobody trains, neither here nor elsewhere."""
+    """Return the first cell that no process trains, here or elsewhere."""
     free = (
         cell
         for cell in work.cells

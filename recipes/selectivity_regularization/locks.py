@@ -1,4 +1,4 @@
-"""Who trains which run: a lock file beside its folder, for any number of processes and machines."""
+"""A lock file beside the folder of each run, for any number of processes and machines."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ class Lock:
         self._holder = holder
 
     def refresh(self) -> None:
-        """Say that the run is still being trained.
+        """Record that the run is still being trained.
 
         Raises
         ------
         LockedError
-            Another process took the run over, since this one said nothing for too long.
+            Another process took the run over, because this one did not refresh its lock in time.
         """
         if holder_of(self._path) != self._holder:
             raise LockedError(
-                f"{self._path} was taken over by another process, which goes on with this run; "
+                f"{self._path} was taken over by another process, which resumes this run; "
                 "give a longer --stale-minutes if an epoch takes so long"
             )
         os.utime(self._path)
 
     def release(self) -> None:
-        """Let the run go, if it was not taken over."""
+        """Delete the lock, unless another process took the run over."""
         if holder_of(self._path) == self._holder:
             self._path.unlink(missing_ok=True)
 
@@ -97,7 +97,7 @@ def locked(folder: Path, stale_seconds: float = STALE_SECONDS) -> Iterator[Lock]
             _remove_stale(path, stale_seconds)
         lock = _create(path)
     if lock is None:
-        raise LockedError(f"{folder} is being trained: {describe_holder(folder)}")
+        raise LockedError(f"{folder} is being trained {describe_holder(folder)}")
     try:
         yield lock
     finally:
@@ -115,7 +115,7 @@ def is_free(folder: Path, stale_seconds: float = STALE_SECONDS) -> bool:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Return who holds a lock; None if nobody does, or its file is not written yet."""
+    """Return who holds a lock; None if no process does, or its file is not written yet."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -129,7 +129,7 @@ def describe_holder(folder: Path) -> str:
     try:
         minutes = max(0.0, time.time() - path.stat().st_mtime) / 60
     except FileNotFoundError:
-        return "by nobody now"
+        return "by a process that ended just now"
     who = "a process" if holder is None else f"process {holder.pid} on {holder.host}"
     return f"by {who}, last heard of {minutes:.0f} min ago"
 
@@ -155,7 +155,7 @@ def _is_free(path: Path, stale_seconds: float) -> bool:
 
 
 def _remove_stale(path: Path, stale_seconds: float) -> None:
-    """Remove a stale lock, but not one that another process has put in its place just now."""
+    """Remove a stale lock, but not one that another process created just now."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         path.rename(aside)

@@ -15,6 +15,7 @@ from settings import Settings, alpha_name
 from unitprobe.errors import ContentsMismatchError, StoreError
 from unitprobe.store import writing
 from unitprobe.store.files import put_in_place, write_atomically
+from unitprobe.store.partial import differences
 
 CONFIG, CHECKPOINT, WEIGHTS, RESULT = (
     "config.json",
@@ -23,7 +24,7 @@ CONFIG, CHECKPOINT, WEIGHTS, RESULT = (
     "run.nc",
 )
 #: Settings that may differ between two starts of one run.
-_PLACES = {"data"}
+_MAY_DIFFER = {"data"}
 
 
 def run_folder(out: Path, model: str, data: str, preset: str, alpha: str, seed: int) -> Path:
@@ -46,26 +47,23 @@ def open_run(folder: Path, settings: Settings) -> None:
     ContentsMismatchError
         It is a run of other settings.
     StoreError
-        There is something else, or its configuration is damaged.
+        The folder holds something else, or its configuration is damaged.
     """
     path = folder / CONFIG
     config = settings.as_json()
     if path.exists():
         held = read_config(folder)
-        differing = [
-            f"{name} {held.get(name)!r} (now {config.get(name)!r})"
-            for name in sorted({*held, *config} - _PLACES)
-            if held.get(name) != config.get(name)
-        ]
-        if differing:
+        names = sorted({*held, *config} - _MAY_DIFFER)
+        different = differences(held, {name: config.get(name) for name in names})
+        if different:
             raise ContentsMismatchError(
-                f"{folder} is a run of another configuration: {', '.join(differing)}; choose "
+                f"{folder} is a run of another configuration: {', '.join(different)}; choose "
                 "another --out, or remove the folder"
             )
         return
     if folder.exists() and any(not item.name.startswith(".") for item in folder.iterdir()):
         raise StoreError(
-            f"{folder} holds files but no {CONFIG}: it is no run; choose another --out"
+            f"{folder} holds files but no {CONFIG}: it is not a run; choose another --out"
         )
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,15 +76,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        They are absent or damaged.
+        They are missing or damaged.
     """
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is absent or damaged: remove {folder} to run anew") from error
+        raise StoreError(f"{path} is missing or damaged: remove {folder} to start again") from error
     if not isinstance(config, dict):
-        raise StoreError(f"{path} is no configuration: remove {folder} to run anew")
+        raise StoreError(f"{path} is not a configuration: remove {folder} to start again")
     return config
 
 
@@ -99,7 +97,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the state after an epoch, whole or not at all."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with writing(folder / CHECKPOINT):
+    with writing(folder / CHECKPOINT, "trained"):
         write_atomically(folder / CHECKPOINT, buffer.getvalue())
 
 
@@ -129,7 +127,7 @@ def finish(folder: Path, weights: dict[str, torch.Tensor], result: xr.Dataset) -
     """Write weights and results, the results last, and remove the checkpoint."""
     from safetensors.torch import save
 
-    with writing(folder / RESULT):
+    with writing(folder / RESULT, "trained"):
         contiguous = {name: value.cpu().contiguous() for name, value in weights.items()}
         write_atomically(folder / WEIGHTS, save(contiguous))
         partial = folder / f"{RESULT}.tmp"

@@ -152,7 +152,7 @@ def test_cells_of_another_configuration_are_refused_before_any_is_trained(
     words += ["--out", tmp_path, "--alphas", "0,1"]
     assert sweep(monkeypatch, *words) == 2
     error = capsys.readouterr().err
-    assert "epochs 1 (now 2)" in error
+    assert "epochs 1 there, 2 now" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("*/alpha+0*"))
 
@@ -302,7 +302,7 @@ def test_a_process_whose_run_was_taken_over_writes_nothing_more(tmp_path, digits
 
 def test_a_run_that_is_trained_elsewhere_is_refused(tmp_path, digits, settings_for):
     put_lock(tmp_path / "run", host="elsewhere")
-    with pytest.raises(LockedError, match="is being trained: by process 1 on elsewhere"):
+    with pytest.raises(LockedError, match="is being trained by process 1 on elsewhere"):
         train(settings_for(digits), digits, tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
 

@@ -216,7 +216,7 @@ def test_alpha_follows_its_schedule(digits, tmp_path, settings_for):
 def test_a_folder_of_another_configuration_is_refused(finished, digits, settings_for):
     folder, _ = finished
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ContentsMismatchError, match=r"seed 0 \(now 5\)"):
+    with pytest.raises(ContentsMismatchError, match=r"seed 0 there, 5 now"):
         train(settings_for(digits, seed=5), digits, folder, device=CPU)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -227,7 +227,7 @@ def test_the_same_data_in_another_folder_are_the_same_run(finished, digits, sett
 
 def test_a_folder_without_a_run_is_refused(digits, tmp_path, settings_for):
     (tmp_path / "letter.txt").write_text("dear all")
-    with pytest.raises(StoreError, match="it is no run"):
+    with pytest.raises(StoreError, match="it is not a run"):
         train(settings_for(digits), digits, tmp_path, device=CPU)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -236,7 +236,7 @@ def test_a_configuration_cut_short_is_refused(digits, tmp_path, settings_for):
     open_run(tmp_path, settings_for(digits))
     text = (tmp_path / CONFIG).read_text()[:50]
     (tmp_path / CONFIG).write_text(text)
-    with pytest.raises(StoreError, match="absent or damaged"):
+    with pytest.raises(StoreError, match="missing or damaged"):
         train(settings_for(digits), digits, tmp_path, device=CPU)
     assert (tmp_path / CONFIG).read_text() == text
 
