@@ -57,12 +57,11 @@ def test_a_recording_is_the_same(gpu, stimuli, tmp_path, pool, dtype):
     assert_same(here, there, 1e-4 if dtype == "float32" else 2e-3)
 
 
-def test_a_recording_of_many_shards_is_the_same(gpu, tmp_path, monkeypatch):
+def test_a_recording_of_many_shards_is_the_same(gpu, tmp_path):
     """Blocks are used again for later shards, while copies and writing go on."""
-    monkeypatch.setattr("unitprobe.store.schema._SHARD_STIMULI", 8)
     stimuli = make_stimuli(60)
     here, there = (
-        up.record(small(), stimuli, tmp_path / name, batch_size=4, device=d)
+        up.record(small(), stimuli, tmp_path / name, batch_size=4, shard_stimuli=8, device=d)
         for name, d in [("cpu.h5", None), ("gpu.h5", gpu)]
     )
     assert_same(here, there)

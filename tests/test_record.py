@@ -31,7 +31,6 @@ from unitprobe.errors import (
     StorageError,
     StoreExistsError,
 )
-from unitprobe.store import schema
 
 TESTS = Path(__file__).parent
 
@@ -72,9 +71,8 @@ def assert_same_file(one, other):
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-@pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(schema, "_SHARD_STIMULI", 8)
+#: Two batches in a shard.
+SHARDS = {"batch_size": 4, "shard_stimuli": 8}
 
 
 def test_responses_are_those_of_plain_hooks(tmp_path, stimuli):
@@ -125,10 +123,9 @@ def test_unpooled_activations_keep_their_positions(tmp_path, reused, stimuli):
     assert tokens["gelu"]["activation"].dims == ("stimulus", "token", "unit")
 
 
-def test_shards_and_batches_do_not_change_the_file(tmp_path, reused, stimuli, monkeypatch):
+def test_shards_and_batches_do_not_change_the_file(tmp_path, reused, stimuli):
     up.record(reused, stimuli, tmp_path / "one.h5", batch_size=4)
-    monkeypatch.setattr(schema, "_SHARD_STIMULI", 8)
-    tree = up.record(reused, stimuli, tmp_path / "many.h5", batch_size=4)
+    tree = up.record(reused, stimuli, tmp_path / "many.h5", **SHARDS)
     assert len(tree["stimulus"]) == 26
     one = up.open_store(tmp_path / "one.h5")
     for name in ("relu", "relu_1"):
@@ -160,7 +157,7 @@ def test_changes_that_no_fingerprint_shows_are_noticed(tmp_path, small_shards, w
     )
     handle = interrupt_after(model, 8)
     with pytest.raises(InterruptedTestError):
-        up.record(model, scaled, tmp_path / "s.h5", batch_size=4)
+        up.record(model, scaled, tmp_path / "s.h5", **SHARDS)
     handle.remove()
     if what == "transform":
         factor["value"] = 10.0
@@ -169,7 +166,7 @@ def test_changes_that_no_fingerprint_shows_are_noticed(tmp_path, small_shards, w
     else:
         model.gain.fill_(10.0)
     with pytest.raises(ContentsMismatchError, match=r"--no-resume"):
-        up.record(model, scaled, tmp_path / "s.h5", batch_size=4)
+        up.record(model, scaled, tmp_path / "s.h5", **SHARDS)
     assert len(list((tmp_path / "s.h5.partial").glob("shard-*.json"))) == 2
 
 
@@ -205,30 +202,28 @@ def interrupt_after(module, batches):
     return module.register_forward_pre_hook(hook)
 
 
-def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(
-    tmp_path, reused, stimuli, small_shards
-):
-    up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
+def test_an_interrupted_recording_goes_on_and_ends_with_the_same_file(tmp_path, reused, stimuli):
+    up.record(reused, stimuli, tmp_path / "whole.h5", **SHARDS)
     # Four passes to look at the network, then two shards of two batches.
     handle = interrupt_after(reused, 8)
     with pytest.raises(InterruptedTestError):
-        up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+        up.record(reused, stimuli, tmp_path / "s.h5", **SHARDS)
     handle.remove()
     assert len(list((tmp_path / "s.h5.partial").glob("shard-*.json"))) == 2
     passes = []
     handle = reused.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
-    up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    up.record(reused, stimuli, tmp_path / "s.h5", **SHARDS)
     handle.remove()
     assert sum(passes[4:]) == 1 + 26 - 2 * 8  # one to compare, and only what was missing
     assert_same_file(tmp_path / "whole.h5", tmp_path / "s.h5")
 
 
 @pytest.mark.parametrize("what", ["numbers", "mark", "structure"])
-def test_a_damaged_shard_alone_is_recorded_again(tmp_path, reused, stimuli, small_shards, what):
-    up.record(reused, stimuli, tmp_path / "whole.h5", batch_size=4)
+def test_a_damaged_shard_alone_is_recorded_again(tmp_path, reused, stimuli, what):
+    up.record(reused, stimuli, tmp_path / "whole.h5", **SHARDS)
     handle = interrupt_after(reused, 8)
     with pytest.raises(InterruptedTestError):
-        up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+        up.record(reused, stimuli, tmp_path / "s.h5", **SHARDS)
     handle.remove()
     folder = tmp_path / "s.h5.partial"
     with h5py.File(tmp_path / "whole.h5") as file:
@@ -241,7 +236,7 @@ def test_a_damaged_shard_alone_is_recorded_again(tmp_path, reused, stimuli, smal
         damage(folder / "data", 40)  # in the structure of the file
     seen = []
     handle = reused.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+    up.record(reused, stimuli, tmp_path / "s.h5", **SHARDS)
     handle.remove()
     recorded_again = 0 if what == "structure" else 8
     assert sum(seen[4:]) == 1 + 26 - 2 * 8 + recorded_again
@@ -264,27 +259,25 @@ def damage(path, place):
     ],
 )
 def test_another_recording_never_continues_an_unfinished_one(
-    tmp_path, reused, stimuli, small_shards, change, word
+    tmp_path, reused, stimuli, change, word
 ):
     handle = interrupt_after(reused, 8)
     with pytest.raises(InterruptedTestError):
-        up.record(reused, stimuli, tmp_path / "s.h5", batch_size=4)
+        up.record(reused, stimuli, tmp_path / "s.h5", **SHARDS)
     handle.remove()
     model, others, options = change(reused, stimuli)
     with pytest.raises(ContentsMismatchError, match=word):
-        up.record(model, others, tmp_path / "s.h5", batch_size=4, **options)
+        up.record(model, others, tmp_path / "s.h5", **SHARDS, **options)
     assert len(list((tmp_path / "s.h5.partial").glob("shard-*.json"))) == 2
-    up.record(model, others, tmp_path / "s.h5", batch_size=4, resume=False, **options)
+    up.record(model, others, tmp_path / "s.h5", **SHARDS, resume=False, **options)
 
 
 KILLED = """
 import sys, networks, torch
 from conftest import make_stimuli
 import unitprobe as up
-from unitprobe.store import schema
-schema._SHARD_STIMULI = 16
 print("ready", flush=True)
-up.record(networks.build_tiny(), make_stimuli(4000), sys.argv[1], batch_size=16)
+up.record(networks.build_tiny(), make_stimuli(4000), sys.argv[1], batch_size=16, shard_stimuli=16)
 """
 
 
@@ -415,11 +408,9 @@ FULL = """
 import resource, sys, networks
 from conftest import make_stimuli
 import unitprobe as up
-from unitprobe.store import schema
-schema._SHARD_STIMULI = 64
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
 try:
-    up.record(networks.build_tiny(), make_stimuli(200), sys.argv[1], pool="none")
+    up.record(networks.build_tiny(), make_stimuli(200), sys.argv[1], pool="none", shard_stimuli=64)
 except up.errors.StorageError as error:
     print(error.exit_code, error)
 """
@@ -539,15 +530,13 @@ class Branching(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::unitprobe.errors.UnitprobeWarning")
-def test_stimuli_that_do_not_reach_a_layer_are_nan_there_and_counted(
-    tmp_path, stimuli, small_shards
-):
+def test_stimuli_that_do_not_reach_a_layer_are_nan_there_and_counted(tmp_path, stimuli):
     images = torch.stack([stimuli[index][0] for index in range(26)])
     bright = (images.relu().mean((1, 2, 3)) > 0.4).numpy()
     order = np.argsort(~bright, kind="stable")  # the first stimulus has to reach all layers
     bright, stimuli = bright[order], stimuli.select(order)
     assert 0 < bright.sum() < 26
-    tree = up.record(Branching(), stimuli, tmp_path / "s.h5", layers="relu", batch_size=4)
+    tree = up.record(Branching(), stimuli, tmp_path / "s.h5", layers="relu", **SHARDS)
     missed = np.isnan(tree["second"]["response"]).all("unit")
     np.testing.assert_array_equal(missed, ~bright)
     assert tree["second"].attrs["unreached_stimuli"] == (~bright).sum()
@@ -565,8 +554,21 @@ def test_without_a_path_the_same_tree_is_kept_in_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"overwrite": True}, {"resume": False}, {"max_size": "1GB"}, {"compression": "zstd"}]
+    "option",
+    [
+        {"overwrite": True},
+        {"resume": False},
+        {"max_size": "1GB"},
+        {"compression": "zstd"},
+        {"shard_stimuli": 64},
+    ],
 )
 def test_options_of_the_file_are_refused_without_one(option):
     with pytest.raises(OptionError, match=f"{next(iter(option))}= has no effect without a path"):
         up.record(networks.build_tiny(), make_stimuli(4), **option)
+
+
+def test_a_shard_holds_whole_batches(tmp_path):
+    with pytest.raises(OptionError, match="shard_stimuli=8 is less than batch_size=64"):
+        up.record(networks.build_tiny(), make_stimuli(4), tmp_path / "s.h5", shard_stimuli=8)
+    assert not list(tmp_path.iterdir())

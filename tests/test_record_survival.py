@@ -17,7 +17,7 @@ from conftest import make_stimuli
 
 import unitprobe as up
 from unitprobe.errors import StorageError, StoreExistsError
-from unitprobe.store import Shards, recording_status, schema
+from unitprobe.store import Shards, recording_status
 
 TESTS = Path(__file__).parent
 LONG = bool(os.environ.get("UNITPROBE_LONG_TESTS"))
@@ -31,15 +31,14 @@ import os, random, signal, sys, time, networks, torch
 from pathlib import Path
 from conftest import make_stimuli
 import unitprobe as up
-from unitprobe.store import schema
 
 torch.set_num_threads(1)
-schema._SHARD_STIMULI = 32
 folder, kills, compression = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] or None
 network, stimuli, whole, path = networks.build_tiny(), make_stimuli(700), folder / "w", folder / "s"
 
 def record(path):
-    up.record(network, stimuli, path, batch_size=16, pool="none", compression=compression)
+    up.record(network, stimuli, path, batch_size=16, pool="none", compression=compression,
+              shard_stimuli=32)
 
 def recorded():
     return len(list(folder.glob("s.partial/shard-*.json")))
@@ -169,12 +168,14 @@ SLOW = """
 import sys, time, networks
 from conftest import make_stimuli
 import unitprobe as up
-from unitprobe.store import schema
-schema._SHARD_STIMULI = 8
 network = networks.build_tiny()
 network.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-up.record(network, make_stimuli(4000), sys.argv[1], batch_size=8)
+up.record(network, make_stimuli(4000), sys.argv[1], batch_size=8, shard_stimuli=8)
 """
+
+
+def record_many(path):
+    up.record(networks.build_tiny(), make_stimuli(4000), path, batch_size=8, shard_stimuli=8)
 
 
 def wait_for(condition, seconds=60):
@@ -185,14 +186,13 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.process
-def test_two_recorders_refuse_each_other_and_a_killed_one_leaves_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "_SHARD_STIMULI", 8)
+def test_two_recorders_refuse_each_other_and_a_killed_one_leaves_no_lock(tmp_path):
     path = tmp_path / "s.h5"
     first = subprocess.Popen([sys.executable, "-c", SLOW, str(path)], cwd=TESTS)
     try:
         wait_for(lambda: len(list(tmp_path.glob("s.h5.partial/shard-*.json"))) > 3)
         with pytest.raises(StoreExistsError, match=f"another process .process {first.pid} on") as e:
-            up.record(networks.build_tiny(), make_stimuli(4000), path, batch_size=8)
+            record_many(path)
         assert "\n" not in str(e.value)
         status = recording_status(path)
         assert status.active
@@ -206,7 +206,7 @@ def test_two_recorders_refuse_each_other_and_a_killed_one_leaves_no_lock(tmp_pat
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert not recording_status(path).active
-    up.record(networks.build_tiny(), make_stimuli(4000), path, batch_size=8)
+    record_many(path)
     assert recording_status(path).complete
 
 
@@ -275,9 +275,7 @@ import os, signal, sys, networks, torch
 import torch.distributed as dist
 from conftest import make_stimuli
 import unitprobe as up
-from unitprobe.store import schema
 dist.init_process_group("gloo")
-schema._SHARD_STIMULI = 64
 network, batches = networks.build_tiny(), []
 
 def die(*_):
@@ -287,7 +285,7 @@ def die(*_):
 
 if sys.argv[2] == "die":
     network.register_forward_pre_hook(die)
-tree = up.record(network, make_stimuli(1000), sys.argv[1], batch_size=16)
+tree = up.record(network, make_stimuli(1000), sys.argv[1], batch_size=16, shard_stimuli=64)
 print("opened", len(tree["stimulus"]), float(tree["relu"]["response"].sum()), flush=True)
 dist.destroy_process_group()
 """

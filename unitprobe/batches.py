@@ -42,19 +42,19 @@ def prepare(
     if stimuli.transform is None and not stimuli.ready:
         channels = network.input_size[0] if network.input_size else None
         stimuli = stimuli.with_transform(network.transform or plain_transform(channels))
-    home = device_of(network.module)
-    target = _check_device(device) if device is not None else home
+    original = device_of(network.module)
+    target = _check_device(device) if device is not None else original
     network.module.to(target)
     try:
         yield network, stimuli
     finally:
-        network.module.to(home)
+        network.module.to(original)
 
 
 def batches_of_two_or_more(count: int, batch_size: int, first: int = 0) -> list[range]:
     """Return the indices from `first` on in batches, none of a single one where there are more.
 
-    ``x.squeeze()`` in a network would take the axis of a single stimulus away.
+    ``x.squeeze()`` in a network would remove the stimulus axis of a single stimulus.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def load_batches(
     workers: int = 0,
     size: Sequence[int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) of the stimuli at `indices`, in order, none twice.
+    """Yield (images, labels) of the stimuli at `indices`, in order, each once.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def load_these_batches(
     batches : sequence of sequences of int
         The indices of each batch.
     pinned : bool
-        Keep images in pinned memory, from where a GPU copies them while it computes.
+        Keep images in pinned memory, which a GPU copies while it computes.
     """
     if workers < 0:
         raise OptionError(f"workers={workers} is negative; 0 loads images in this process")
@@ -156,8 +156,8 @@ def _check_given(stimuli: object, batch_size: object) -> None:
         raise OptionError(f"batch_size={batch_size!r} is not a positive integer; 64 is usual")
     if not isinstance(stimuli, Stimuli):
         raise StimuliError(
-            f"Stimuli are needed, not a {type(stimuli).__name__}; load_stimuli('digits') gives "
-            "some, Stimuli(images, labels) makes them of an array or a sequence of images"
+            f"stimuli must be a Stimuli, not a {type(stimuli).__name__}; use "
+            "load_stimuli('digits'), or Stimuli(images, labels) for an array or a sequence"
         )
 
 
@@ -188,7 +188,7 @@ class _Numbered(Dataset[tuple[Tensor, int, int]]):
 
 
 class _Collate:
-    """Stack images into a batch, and say which one does not fit."""
+    """Stack images into a batch, and name the one that has another shape."""
 
     def __init__(self, stimuli: Stimuli, size: Sequence[int] | None) -> None:
         self._stimuli = stimuli

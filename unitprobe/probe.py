@@ -1,4 +1,4 @@
-"""Attach to a network and see, or change, what its layers compute while it runs."""
+"""Attach to a network to read or change what its layers compute while it runs."""
 
 from __future__ import annotations
 

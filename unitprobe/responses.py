@@ -1,6 +1,6 @@
-"""From an activation to a response: pool over positions, and refuse what is not a number.
+"""Pool activations over positions into responses, and raise errors for values that are not finite.
 
-`metrics` never sees a position axis; whatever is pooled, and how, is decided here.
+`metrics` never gets a position axis: all pooling happens here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Pool = Literal["mean", "max", "center", "cls", "none"]
 
 
 def check_pool(pool: str, layers: list[Layer]) -> None:
-    """Refuse a pooling that does not exist, or that one of the layers cannot have.
+    """Raise an error for an unknown pooling, or one that a layer cannot have.
 
     Raises
     ------
     OptionError
-        There is no such pooling.
+        The pooling is unknown.
     LayerError
         ``"cls"`` for a layer without tokens, or ``"center"`` for one with tokens.
     """
@@ -114,8 +114,8 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
 #: Share of a layer's largest response up to which two responses may differ by rounding, also in
 #: half precision: how a processor multiplies may depend on the size of the batch.
 _ROUNDING = 5e-2
-#: And of the largest response of all layers: where positions cancel out in the mean, as those of a
-#: map less its local average do, a layer's responses are rounding and nothing else.
+#: The same share of the largest response of all layers. If positions cancel out in the mean, as in
+#: a map minus its local average, a layer's responses are only rounding errors.
 _NOTHING = 1e-4
 
 
@@ -134,8 +134,8 @@ def warn_if_mixed(network: str, alone: Mapping[str, Tensor], beside: Mapping[str
     -----
     UnitprobeWarning
         The responses differ by more than rounding: the network mixes the stimuli of a batch (by
-        the mean of a batch, say), or is random. Either way what a stimulus gives is not a matter
-        of this stimulus alone.
+        the mean of a batch, say), or is random. In both cases the responses to a stimulus depend
+        on more than this stimulus.
     """
     found = {name: _difference(alone[name][0], beside[name][0]) for name in alone}
     largest = max((scale for _, scale in found.values()), default=0.0)
@@ -159,7 +159,7 @@ def _difference(one: Tensor, other: Tensor) -> tuple[float, float]:
     """Return the largest difference of two responses, and the largest of them."""
     if one.shape != other.shape:
         return np.inf, 0.0
-    # What is not finite on both sides is refused elsewhere.
+    # `check_finite` raises an error for values that are not finite.
     one, other = torch.nan_to_num(one.float()), torch.nan_to_num(other.float())
     scale = torch.maximum(one.abs().amax(), other.abs().amax())
     return float((one - other).abs().amax()), float(scale)
@@ -168,7 +168,7 @@ def _difference(one: Tensor, other: Tensor) -> tuple[float, float]:
 def check_finite(
     values: npt.NDArray[Any], layer: str, ids: npt.NDArray[np.str_] | None = None
 ) -> None:
-    """Refuse NaN and infinite responses.
+    """Raise an error for NaN and infinite responses.
 
     Raises
     ------
@@ -179,10 +179,10 @@ def check_finite(
     count = int(bad.sum())
     if not count:
         return
-    place = tuple(int(index[0]) for index in np.nonzero(bad))
-    stimulus = place[0] if ids is None else repr(str(ids[place[0]]))
+    index = tuple(int(axis[0]) for axis in np.nonzero(bad))
+    stimulus = index[0] if ids is None else repr(str(ids[index[0]]))
     hint = "; float16 holds up to 65504, use dtype='float32'" if values.dtype == np.float16 else ""
     raise ResponseError(
         f"layer {layer!r} has {count:,} NaN or infinite responses among {values.size:,}, "
-        f"the first at stimulus {stimulus}, position {place[1:]}{hint}"
+        f"the first at stimulus {stimulus}, position {index[1:]}{hint}"
     )

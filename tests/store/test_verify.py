@@ -8,13 +8,11 @@ from conftest import make_stimuli
 
 import unitprobe as up
 from unitprobe.errors import StoreError, StoreNotFoundError
-from unitprobe.store import schema
 
 
 @pytest.fixture(params=["pooled", "activations", "compressed"])
-def store(request, tmp_path, monkeypatch):
+def store(request, tmp_path):
     """Forty-eight stimuli in three shards and whole chunks; layers in an order of their own."""
-    monkeypatch.setattr(schema, "_SHARD_STIMULI", 16)
     if request.param == "compressed":
         pytest.importorskip("hdf5plugin")
     options = {
@@ -23,7 +21,9 @@ def store(request, tmp_path, monkeypatch):
         "compressed": {"pool": "none", "compression": "zstd"},
     }[request.param]
     path = tmp_path / "s.h5"
-    up.record(networks.build_tiny(), make_stimuli(48), path, batch_size=8, **options).close()
+    up.record(
+        networks.build_tiny(), make_stimuli(48), path, batch_size=8, shard_stimuli=16, **options
+    ).close()
     return path
 
 
@@ -60,10 +60,9 @@ def what_is_wrong(path):
     return ""
 
 
-def test_the_message_names_the_stimuli(tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "_SHARD_STIMULI", 16)
+def test_the_message_names_the_stimuli(tmp_path):
     path = tmp_path / "s.h5"
-    up.record(networks.build_tiny(), make_stimuli(40), path, batch_size=8).close()
+    up.record(networks.build_tiny(), make_stimuli(40), path, batch_size=8, shard_stimuli=16).close()
     with h5py.File(path) as file:
         chunks = file["relu_1/response"].id
         start, row = chunks.get_chunk_info(0).byte_offset, 4 * file["relu_1/response"].chunks[1]

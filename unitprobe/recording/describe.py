@@ -44,6 +44,7 @@ def describe_recording(
     compression: str | None,
     autocast: str | None,
     batch_size: int,
+    max_shard_stimuli: int,
 ) -> Recording:
     """Return what is recorded, given the responses to one stimulus."""
     arrays = [_layer_array(layer, responses[layer.name], pool) for layer in layers]
@@ -74,6 +75,7 @@ def describe_recording(
         provenance=provenance,
         compression=compression,
         batch_size=batch_size,
+        max_shard_stimuli=max_shard_stimuli,
     )
 
 

@@ -22,6 +22,7 @@ from unitprobe.recording.in_memory import MemoryRecording
 from unitprobe.recording.processes import Processes, processes
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import (
+    SHARD_STIMULI,
     Range,
     Recording,
     Shards,
@@ -52,6 +53,7 @@ def record(
     workers: int = 0,
     autocast: str | None = None,
     max_size: int | str | None = None,
+    shard_stimuli: int | None = None,
     progress: bool = True,
     announce: Callable[[str], None] | None = None,
 ) -> xr.DataTree:
@@ -102,6 +104,9 @@ def record(
     max_size : int or str, optional
         Refuse to record if the file would be larger, before anything is written: bytes, or text
         such as ``"10GB"``. Compression is not taken into account.
+    shard_stimuli : int, optional
+        After how many stimuli the file is flushed to disk; a kill loses at most so many. By default
+        1024, or fewer where activations are large. At least `batch_size`.
     progress : bool
         Show the expected size and time and a progress bar if standard error is a terminal.
     announce : callable, optional
@@ -143,7 +148,16 @@ def record(
     """
     if path is None:
         _check_in_memory(
-            compression=compression, max_size=max_size, overwrite=overwrite, resume=not resume
+            compression=compression,
+            max_size=max_size,
+            overwrite=overwrite,
+            resume=not resume,
+            shard_stimuli=shard_stimuli,
+        )
+    if shard_stimuli is not None and shard_stimuli < batch_size:
+        raise OptionError(
+            f"shard_stimuli={shard_stimuli} is less than batch_size={batch_size}; a shard holds "
+            "whole batches"
         )
     target = None if path is None else check_output(path, overwrite=overwrite)
     check_dtype(dtype)
@@ -171,6 +185,7 @@ def record(
             compression=compression,
             autocast=autocast,
             batch_size=batch_size,
+            max_shard_stimuli=shard_stimuli or SHARD_STIMULI,
         )
         _check_size(recording, limit)
         _check_processes_agree(run, recording)

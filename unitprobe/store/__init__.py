@@ -4,6 +4,7 @@ from unitprobe.store.files import check_output, writing
 from unitprobe.store.open import content_of, open_store, save_tree
 from unitprobe.store.schema import (
     SCHEMA_VERSION,
+    SHARD_STIMULI,
     LayerArray,
     Recording,
     check_dtype,
@@ -17,6 +18,7 @@ from unitprobe.store.verify import verify_store
 
 __all__ = [
     "SCHEMA_VERSION",
+    "SHARD_STIMULI",
     "LayerArray",
     "Range",
     "Recording",

@@ -100,7 +100,7 @@ def layout_of(dataset: h5py.Dataset) -> ArrayLayout:
 def structure_of(path: Path) -> list[Extent]:
     """Return the parts of an HDF5 file outside the chunks of arrays, in order.
 
-    These are names, attributes, text, small arrays such as labels, and where the chunks stand.
+    These are names, attributes, text, small arrays such as labels, and the positions of the chunks.
     """
     numbers: list[Extent] = []
 

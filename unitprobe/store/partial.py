@@ -6,7 +6,7 @@ or not at all, and it begins with its checksum. What the work depends on, its co
 before it goes on, so that two different pieces of work are never joined. Files that are not of the
 work are left alone.
 
-Recordings, ablations, protocols and the training runs of the recipes are all kept in this way.
+Recordings, ablations and protocols are kept in this way.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ ROOT_NAMES = frozenset(
 DTYPES = ("float32", "float64", "float16")
 
 _SHARD_BYTES = 64 * 2**20
-_SHARD_STIMULI = 1024
+#: Stimuli in one shard, unless another number is chosen.
+SHARD_STIMULI = 1024
+_CHUNK_STIMULI = 1024
 _CHUNK_BYTES = 512 * 2**10
 _CHUNK_UNITS = 128
 
@@ -62,7 +64,7 @@ class LayerArray:
         """
         positions = math.prod(self.shape) // self.units
         units = _even(self.units, max(1, _CHUNK_UNITS // positions))
-        rows = _even(stimuli, min(_SHARD_STIMULI, _CHUNK_BYTES // (units * positions * itemsize)))
+        rows = _even(stimuli, min(_CHUNK_STIMULI, _CHUNK_BYTES // (units * positions * itemsize)))
         return (
             rows,
             *(
@@ -94,6 +96,8 @@ class Recording:
         How the finished file is compressed. The numbers do not depend on it.
     batch_size : int
         Stimuli in one forward pass; a shard holds at least as many.
+    max_shard_stimuli : int
+        Stimuli in one shard; fewer where their activations are large.
     """
 
     ids: npt.NDArray[np.str_]
@@ -105,6 +109,7 @@ class Recording:
     provenance: Mapping[str, Any]
     compression: str | None = None
     batch_size: int = 1
+    max_shard_stimuli: int = SHARD_STIMULI
 
     @property
     def bytes_per_stimulus(self) -> int:
@@ -113,9 +118,9 @@ class Recording:
 
     @property
     def shard_stimuli(self) -> int:
-        """Stimuli in one shard: 1024, or fewer where their activations are large."""
+        """Stimuli in one shard: as many as allowed, or fewer where their activations are large."""
         fitting = _SHARD_BYTES // max(1, self.bytes_per_stimulus)
-        return max(self.batch_size, min(_SHARD_STIMULI, fitting))
+        return max(self.batch_size, min(self.max_shard_stimuli, fitting))
 
     @property
     def shards(self) -> list[tuple[int, int]]:

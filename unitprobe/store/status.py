@@ -60,7 +60,7 @@ def recording_status(path: str | os.PathLike[str]) -> RecordingStatus:
     StoreNotFoundError
         There is neither the file nor an unfinished recording of it.
     StoreError
-        The file is damaged or no recording.
+        The file is damaged or not a recording.
 
     Examples
     --------
