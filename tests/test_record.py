@@ -135,7 +135,7 @@ def test_shards_and_batches_do_not_change_the_file(tmp_path, reused, stimuli):
 
 
 @pytest.mark.parametrize("what", ["transform", "attribute", "buffer"])
-def test_changes_that_no_fingerprint_shows_are_noticed(tmp_path, small_shards, what):
+def test_changes_that_no_fingerprint_shows_are_noticed(tmp_path, what):
     class Scaled(networks.ReusedInPlace):
         def __init__(self):
             super().__init__()
