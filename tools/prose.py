@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
     named = [str(Path(a).resolve().relative_to(ROOT)) for a in arguments if a != "--long"]
     tracked = ["git", "ls-files", "-co", "--exclude-standard", "--", *named]
     listed = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True, check=True)
-    skipped = (*CONFIG["not_checked"], *([] if named else CONFIG["not_yet_clean"]))
+    skipped = tuple(CONFIG["not_checked"])
     files = [
         ROOT / name
         for name in listed.stdout.splitlines()

@@ -49,7 +49,7 @@ def main(
     warnings.showwarning = _show_warning
     for name, value in (("--limit", limit), ("--ablation-limit", ablation_limit)):
         if value < 1:
-            raise OptionError(f"{name} {value} is no number of images; give 1 or more")
+            raise OptionError(f"{name} {value} is not a number of images; give 1 or more")
     runs = gather_runs(folder)
     config = runs.attrs["config"]
     model = config["model"].replace("/", "_").replace(":", "_")

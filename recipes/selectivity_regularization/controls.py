@@ -162,7 +162,7 @@ def rebuild(place: Path, runs: xr.Dataset) -> nn.Module:
 
 
 def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Return the places of the first stimuli of each class, as many of every class.
+    """Return the indices of the first stimuli of each class, as many of every class.
 
     Examples
     --------

@@ -95,8 +95,8 @@ def draw_all(
                 f"From {controls.attrs['stimuli']} test images; means over seeds. Similarity to "
                 "the plain network of the same seed (dashed: between plain networks of different "
                 "seeds, where there are two), and the SI of the rotation of the layer that was "
-                "found to show the most beyond its floor, on images that it was not fitted to "
-                "(dotted: its noise floor).",
+                "found to show the most beyond its noise floor, on images that it was not fitted "
+                "to (dotted: its noise floor).",
                 lambda: _rotation(controls),
             ),
             (

@@ -44,7 +44,7 @@ def gather_runs(folder: Path) -> xr.Dataset:
         layers, NaN where a layer has none because all its units are dead. Attributes: ``config``,
         the settings that all runs share; ``environments``, each that occurred; ``test_stimuli``;
         ``null_shuffles``; ``unfinished``, folders without results; ``schedules``, finished runs
-        whose alpha is no constant and which are therefore left out; ``last_finished``.
+        whose alpha is not constant and which are therefore left out; ``last_finished``.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def gather_runs(folder: Path) -> xr.Dataset:
         Two runs differ in more than alpha and seed, or are of the same.
     """
     if not folder.is_dir():
-        raise StoreNotFoundError(f"{folder} is no folder; give the folder that holds the runs")
+        raise StoreNotFoundError(f"{folder} is not a folder; give the folder that holds the runs")
     places = sorted(path for path in folder.iterdir() if (path / "config.json").exists())
     done = [place for place in places if (place / RESULT).exists()]
     runs: list[xr.Dataset] = []
@@ -149,7 +149,7 @@ def _check_same(run: xr.Dataset, first: xr.Dataset, place: Path, first_place: Pa
             for key in sorted(differing)
         )
         raise ContentsMismatchError(
-            f"{place} and {first_place} are no runs of one experiment, they differ in {what}"
+            f"{place} and {first_place} are not runs of one experiment, they differ in {what}"
         )
 
 

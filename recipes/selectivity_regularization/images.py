@@ -230,7 +230,7 @@ class Augmentation:
         self._flip = flip
 
     def __call__(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the chosen images (stimulus, y, x, channel), each cropped and flipped anew."""
+        """Return the chosen images (stimulus, y, x, channel), each cropped and flipped again."""
         count, device = len(chosen), chosen.device
         corner = torch.randint(
             2 * self._padding + 1, (2, count, 1), generator=generator, device=device

@@ -247,7 +247,7 @@ def _by_alpha(runs: xr.Dataset, table_file: str) -> str:
                     "alpha",
                     "SI",
                     "noise floor",
-                    "SI less floor",
+                    "SI less noise floor",
                     "d-prime",
                     "mutual information (bits)",
                     "dead units (%)",
@@ -317,21 +317,21 @@ def _controls(controls: xr.Dataset) -> str:
             "### Rotation",
             "Means over layers, then networks [95% t interval over networks]. CKA and PWCCA to the "
             f"plain network of the same seed, on {controls.attrs['stimuli']:,} test images. "
-            f"{baseline} Best rotation: the most SI beyond its floor (rectified directions, dead "
-            "ones counted as 0) that gradient ascent over rotations of a layer found on half of "
-            "these images, on the other half; a search may miss the best, so the true upper bound "
-            "may be higher. At the axes: the units themselves, likewise. Floors: labels shuffled; "
-            "a direction that responds to few images has a higher one.",
+            f"{baseline} Best rotation: the most SI beyond its noise floor (rectified directions, "
+            "dead ones counted as 0) that gradient ascent over rotations of a layer found on half "
+            "of these images, on the other half; a search may miss the best, so the true upper "
+            "bound may be higher. At the axes: the units themselves, likewise. Noise floors: "
+            "labels shuffled; a direction that responds to few images has a higher one.",
             markdown_table(
                 [
                     "alpha",
                     "CKA",
                     "PWCCA",
                     "SI at the axes",
-                    "floor",
+                    "noise floor",
                     "SI of the best rotation",
-                    "floor",
-                    "best rotation less floor, against alpha 0",
+                    "noise floor",
+                    "best rotation less noise floor, against alpha 0",
                 ],
                 rotation,
             ),

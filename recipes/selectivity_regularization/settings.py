@@ -121,7 +121,7 @@ class Settings:
     model, data, preset : str
         As the command line has them.
     data_fingerprint : str
-        Hash of all pixels and labels, which tells the same data in another place.
+        Hash of all pixels and labels, which is the same for the same data in another folder.
     image_size : int
     mean, std : tuple of float
         What the images are normalised with.

@@ -90,8 +90,8 @@ def train(
     DivergedError
         The loss, or a response to a validation image, is no longer a finite number.
     OptionError
-        The settings do not fit the images or the processes, or `graphs` is asked for where there
-        are none.
+        The settings do not fit the images or the processes, or `graphs` is true without a GPU
+        or with several processes.
     """
     for _ in train_in_steps(
         settings,

@@ -212,7 +212,7 @@ def test_data_in_another_folder_are_the_same_experiment_and_two_runs_of_a_cell_a
 
 
 def test_only_an_experiment_is_accepted(tmp_path):
-    with pytest.raises(StoreNotFoundError, match="is no folder"):
+    with pytest.raises(StoreNotFoundError, match="is not a folder"):
         gather_runs(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="no finished run"):
         gather_runs(tmp_path)
@@ -666,7 +666,7 @@ def test_mistakes_are_one_line_and_exit_code_2(small, tmp_path, monkeypatch, cap
     assert analyse(monkeypatch, small, "--out", out, "--no-controls") == 0
     assert "C5: inconclusive" in capsys.readouterr().out
     for words, message in (
-        ((tmp_path / "nowhere", "--out", out), "is no folder"),
+        ((tmp_path / "nowhere", "--out", out), "is not a folder"),
         ((small, "--out", out, "--no-controls"), "exists"),
         ((small, "--out", tmp_path / "new", "--limit", "0"), "--limit 0"),
         ((small, "--out", tmp_path / "new", "--data", "nonsense"), "nonsense"),
@@ -687,5 +687,5 @@ def test_the_script_runs_from_any_folder(tmp_path):
     assert ran.returncode == 2
     assert (
         ran.stderr
-        == f"error: {tmp_path / 'nowhere'} is no folder; give the folder that holds the runs\n"
+        == f"error: {tmp_path / 'nowhere'} is not a folder; give the folder that holds the runs\n"
     )

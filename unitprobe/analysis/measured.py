@@ -93,7 +93,7 @@ def measure_layer(
     stimulus_count : int
         The number of stimuli, of which some may not have reached the layer.
     """
-    dataset = _place_stimuli(_dataset(layer, names), layer.reached, stimulus_count)
+    dataset = _spread_stimuli(_dataset(layer, names), layer.reached, stimulus_count)
     drawn_for = list(dict.fromkeys([*null_names, *interval_names]))
     permuted = layer.permuted(drawn_for, n_permutations or n_bootstrap, seed)
     redrawn = layer.redrawn(interval_names, n_bootstrap, seed)
@@ -144,7 +144,7 @@ def _dataset(layer: MeasuredLayer, names: Sequence[str]) -> xr.Dataset:
     return dataset
 
 
-def _place_stimuli(dataset: xr.Dataset, reached: IntArray, count: int) -> xr.Dataset:
+def _spread_stimuli(dataset: xr.Dataset, reached: IntArray, count: int) -> xr.Dataset:
     """Put the values of stimuli at their indices among all stimuli, NaN for the others."""
     if len(reached) == count:
         return dataset

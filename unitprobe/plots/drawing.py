@@ -36,7 +36,7 @@ def printable(name: str) -> str:
 
 
 def _is_unshowable(letter: str) -> bool:
-    # Controls, halves of surrogate pairs, unassigned letters, and marks that turn the line around.
+    # Controls, halves of surrogate pairs, unassigned letters, and characters that reverse the line.
     turns = "\u202a" <= letter <= "\u202e" or "\u2066" <= letter <= "\u2069"
     return turns or unicodedata.category(letter) in ("Cc", "Cs", "Cn", "Zl", "Zp")
 

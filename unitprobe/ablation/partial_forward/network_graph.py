@@ -1,9 +1,9 @@
-"""A network as a graph of operations, in which the activations of its layers are marked.
+"""A network as a graph of operations, in which the activations of its layers have labels.
 
 The graph comes from `torch.export`, for any number of stimuli. While it is captured, the layers
 are watched as everywhere else (`probe.watch_layers`), and each activation is handed on through an
-operation of our own, ``unitprobe::layer_output``. So a layer is marked in the graph exactly where
-the full sweep replaces its activation, in-place operations and modules called twice included.
+operation of our own, ``unitprobe::layer_output``. So a layer has its label in the graph exactly
+where the full sweep replaces its activation, in-place operations and modules called twice included.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
     network : Network
         A network that is in evaluation mode.
     layers : sequence of Layer
-        Layers to mark.
+        Layers to label.
     example : Tensor
         Two stimuli or more, (stimulus, channel, y, x), on the network's device.
 
@@ -113,10 +113,10 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
     ModelError
         It cannot be captured: its path depends on the data, or on the number of stimuli.
     """
-    mark_output = _mark_operation()
+    mark_output = _label_operation()
     numbers = {layer.name: number for number, layer in enumerate(layers)}
 
-    def mark(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor:
+    def label(layer: Layer, activation: Tensor, _: tuple[Any, ...]) -> Tensor:
         marked: Tensor = mark_output(activation, numbers[layer.name])
         return marked
 
@@ -128,7 +128,7 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
             warnings.catch_warnings(),
             evaluating(module),
             torch.no_grad(),
-            watch_layers(module, layers, mark) as watcher,
+            watch_layers(module, layers, label) as watcher,
             watcher.suspending_others(),
         ):
             warnings.simplefilter("ignore")
@@ -144,8 +144,8 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
 
 
 @cache
-def _mark_operation() -> Any:
-    """Register the operation that marks an activation; once, when the first graph is captured."""
+def _label_operation() -> Any:
+    """Register the operation that labels an activation; once, when the first graph is captured."""
 
     @torch.library.custom_op("unitprobe::layer_output", mutates_args=())
     def layer_output(activation: Tensor, number: int) -> Tensor:

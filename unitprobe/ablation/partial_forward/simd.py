@@ -2,9 +2,9 @@
 
 A compiler makes vector instructions of a plain loop where it can show that what is written is not
 read again, which takes it a test for each pair of arrays before every loop; loops over few units
-then spend their time on tests. The loops of `winograd_loops` name their vectors outright. The code
-is LLVM's, which knows the vectors of every processor: 16 numbers are one register with AVX-512, two
-with AVX2 and four on ARM.
+then spend their time on tests. The loops of `winograd_loops` name their vectors explicitly. The
+code is LLVM's, which knows the vectors of every processor: 16 numbers are one register with
+AVX-512, two with AVX2 and four on ARM.
 
 This module needs numba, and is imported only where a loop is compiled.
 
@@ -101,7 +101,7 @@ def _spread(_: Any, number: Any) -> Any:
 
 
 def _rectify(_: Any, vector: Any) -> Any:
-    """``rectify(vector)``: 0 in the place of numbers below 0; NaN stays."""
+    """``rectify(vector)``: 0 instead of numbers below 0; NaN stays."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         zero = ir.Constant(_VECTOR, [0.0] * WIDTH)

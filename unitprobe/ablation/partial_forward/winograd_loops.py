@@ -68,10 +68,10 @@ def convolve(
     kernels : array (36, output unit / WIDTH, input unit, WIDTH)
         In components.
     patch : array (36 * unit,)
-        Room for one tile.
+        Work space for one tile.
     parts, mixed : array (36, number)
-        Room for the components of some tiles, a multiple of `STEP`, before and after the product:
-        as many numbers as tiles times units, and perhaps a few more.
+        Work space for the components of some tiles, a multiple of `STEP`, before and after the
+        product: as many numbers as tiles times units, and perhaps a few more.
     """
     count, height, width, out = result.shape
     into = maps.shape[3]
@@ -83,7 +83,7 @@ def convolve(
         some = min(room, count * tiles - first)
         _analyze(maps, intact, stimulus_of, first, some, parts, one)
         # Memory has nothing to do while the processor multiplies: it brings what comes after, of
-        # the places from here on, as far as they lie in order.
+        # the positions from here on, as far as they lie in order.
         row, now = first // tiles, first * places // tiles
         next_row = min(first + some, count * tiles - 1) // tiles
         then = (first + some) * places // tiles
@@ -207,7 +207,7 @@ def _synthesize(
         for x in range(6):
             for unit in range(0, units, WIDTH):
                 column = _load_six(given, x * slot + tile * units + unit, 6 * slot)
-                places = _to_places(column)
+                places = _to_positions(column)
                 at = x * units + unit
                 store(patch, at, places[0])
                 store(patch, at + 6 * units, places[1])
@@ -216,7 +216,7 @@ def _synthesize(
         for y in range(min(4, height - top)):
             for unit in range(0, units, WIDTH):
                 at = ((row * height + top + y) * width + left) * units + unit
-                line = _to_places(_load_six(patch, 6 * y * units + unit, units))
+                line = _to_positions(_load_six(patch, 6 * y * units + unit, units))
                 _put(line[0], intact, at + apart, added, has_shortcut, relu, to, at)
                 if left + 1 < width:
                     at += units
@@ -257,7 +257,7 @@ def _change(maps: Pointer, intact: Pointer, at: int, apart: int, inside: bool) -
 
 @part
 def _to_components(places: Six) -> Six:
-    """Apply the analysis of `transform_of(4)`, in whole numbers, to 6 places of a line."""
+    """Apply the analysis of `transform_of(4)`, in whole numbers, to 6 positions of a line."""
     x0, x1, x2, x3, x4, x5 = places
     even, odd = x4 - _FOUR * x2, x3 - _FOUR * x1
     even2, odd2 = x4 - x2, _TWO * (x3 - x1)
@@ -272,7 +272,7 @@ def _to_components(places: Six) -> Six:
 
 
 @part
-def _to_places(components: Six) -> tuple[Vector, Vector, Vector, Vector]:
+def _to_positions(components: Six) -> tuple[Vector, Vector, Vector, Vector]:
     """Apply the synthesis of `transform_of(4)` to 6 components of a line."""
     x0, x1, x2, x3, x4, x5 = components
     even, odd, even2, odd2 = x1 + x2, x1 - x2, x3 + x4, x3 - x4
