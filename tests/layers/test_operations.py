@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import unitprobe as up
-from unitprobe.ablation.partial_forward.unit_change import Narrow, apply_rule
+from unitprobe.ablation.partial_forward.unit_change import UnitChange, apply_rule
 from unitprobe.layers import operations
 
 PACKAGE = Path(up.__file__).parent
@@ -94,6 +94,6 @@ def test_a_pointwise_operation_is_known_to_layers_weights_and_ablation(name):
     if name not in DECOMPOSED:
         operation = getattr(getattr(torch.ops.aten, name), form)
         intact, values = torch.rand(2, 4, 5, 5), torch.rand(2, 2, 5, 5)
-        narrow = Narrow(values, 1, torch.tensor([3, 0]), intact)
+        narrow = UnitChange(values, 1, torch.tensor([3, 0]), intact)
         result = apply_rule(operation, (narrow, *arguments), {}, operation(intact, *arguments))
         torch.testing.assert_close(result.values, operation(values, *arguments))
