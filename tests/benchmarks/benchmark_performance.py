@@ -32,7 +32,6 @@ import unitprobe as up
 from unitprobe import means, metrics
 from unitprobe.ablation.engine import FullEngine
 from unitprobe.ablation.partial_forward.winograd import WinogradConvolution
-from unitprobe.ablation.partial_forward.winograd_tiles import TiledConvolution
 from unitprobe.metrics import _neighbours, _rounded
 from unitprobe.models import as_network
 
@@ -82,10 +81,7 @@ def _in_turns(
 
 
 def _winograd(quick: bool) -> Iterator[Row]:
-    tricks = {
-        "Winograd convolution of small maps": WinogradConvolution,
-        "Winograd convolution in tiles": TiledConvolution,
-    }
+    tricks = {"Winograd convolution of small maps": WinogradConvolution}
     for name in sweeps.CASES:
         case = sweeps._case(name, quick=True)  # an eighth of the units
         with torch.no_grad():
@@ -132,7 +128,7 @@ def _recording(quick: bool) -> Iterator[Row]:
             for keep, values in times.items():
                 spawn = multiprocessing.get_context("spawn")
                 with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                    number = count // 16 if quick else count
+                    number = max(16, count // 64) if quick else count
                     values.append(pool.submit(_seconds_to_record, name, number, keep).result())
         yield _row("freed memory is kept (mallopt)", f"record {name}", times[True], times[False])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from unitprobe.ablation.partial_forward.network_graph import NetworkGraph, Node, is_layer_output
 from unitprobe.ablation.partial_forward.unit_change import UnitChange, apply_rule, split, tile
 from unitprobe.ablation.partial_forward.winograd import WinogradConvolution
-from unitprobe.ablation.partial_forward.winograd_tiles import TiledConvolution
 
 aten = torch.ops.aten
 
@@ -27,9 +26,6 @@ _ARITHMETIC: dict[Any, Any] = {
     aten.mul.Tensor: aten.mul_.Tensor,
 }
 _MAKE_NEW = frozenset((aten.conv2d.default, aten.linear.default, *_ARITHMETIC))
-
-#: A convolution with fewer products than by its definition.
-Convolution: TypeAlias = WinogradConvolution | TiledConvolution
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class VariantRun:
         What is run.
     intact : mapping of Node to value
         Values of the intact network, constants among them.
-    convolutions : mapping of Node to Convolution
+    convolutions : mapping of Node to WinogradConvolution
         Convolutions that are computed with fewer products.
     variants, stimuli : int
         How many there are. The variants of an activation stand one after another along its
@@ -100,7 +96,7 @@ class VariantRun:
         graph: NetworkGraph,
         downstream: Downstream,
         intact: Mapping[Node, Any],
-        convolutions: Mapping[Node, Convolution],
+        convolutions: Mapping[Node, WinogradConvolution],
         variants: int,
         stimuli: int,
     ) -> None:
@@ -124,7 +120,7 @@ class VariantRun:
         for node in self._downstream.nodes:
             if is_layer_output(node):
                 values[node] = values[node.args[0]]
-            elif node not in values:  # a convolution may compute the operations after it too
+            else:
                 values[node] = self._compute(node)
             for source in self._downstream.last_use.get(node, ()):
                 values.pop(source, None)
@@ -138,10 +134,8 @@ class VariantRun:
             if found is not None:
                 return found
         convolution = self._convolutions.get(node)
-        if isinstance(convolution, WinogradConvolution):
-            return self._convolve(node, convolution)
         if convolution is not None:
-            return self._convolve_and_add(node, convolution)
+            return self._convolve(node, convolution)
         if node.target in _ARITHMETIC and not node.kwargs:
             found = self._combine(node)
             if found is not None:
@@ -194,25 +188,6 @@ class VariantRun:
         mixed = convolution(_position_first(change)).permute(2, 3, 0, 1)
         return self._with_intact(Tensor.add_, mixed, self._intact[node])
 
-    def _convolve_and_add(self, node: Node, convolution: TiledConvolution) -> Tensor:
-        """Convolve; also add what the only reader adds, and apply the ReLU that reads that."""
-        values, last, shortcut = self._values, node, None
-        reader = _only_reader(node)
-        if reader is not None and reader.target is aten.add.Tensor and not reader.kwargs:
-            other = next((one for one in reader.args if one is not node), None)
-            given = values.get(other)
-            if isinstance(given, Tensor) and self._are_alike(reader, node, other):
-                last, shortcut = reader, given
-        reader = _only_reader(last)
-        relu = reader is not None and reader.target is aten.relu.default
-        source, intact = node.args[0], self._intact
-        whole, stimulus_of = self._whole(source), torch.arange(self._stimuli).repeat(self._variants)
-        result = convolution(whole, intact[source], intact[node], stimulus_of, shortcut, relu=relu)
-        values[last] = result
-        if relu:
-            values[reader] = result
-        return result
-
     def _combine(self, node: Node) -> Tensor | None:
         """Add, subtract or multiply activations without copies of intact ones."""
         left, right = node.args[:2]
@@ -257,10 +232,6 @@ class VariantRun:
         return len(kinds) == 1
 
 
-def _only_reader(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
 def _position_first(maps: Tensor) -> Tensor:
     """Return maps (stimulus, unit, y, x) as (y, x, stimulus, unit), in this order in memory."""
     return maps.permute(2, 3, 0, 1).contiguous()
@@ -268,8 +239,8 @@ def _position_first(maps: Tensor) -> Tensor:
 
 def winograd_convolutions(
     graph: NetworkGraph, nodes: Iterable[Node], memory: int
-) -> dict[Node, Convolution]:
-    """Return the convolutions among some operations that a `Convolution` suits.
+) -> dict[Node, WinogradConvolution]:
+    """Return the convolutions among some operations that a `WinogradConvolution` suits.
 
     Parameters
     ----------
@@ -280,7 +251,7 @@ def winograd_convolutions(
     memory : int
         Bytes that their transformed kernels may take.
     """
-    found: dict[Node, Convolution] = {}
+    found: dict[Node, WinogradConvolution] = {}
     for node in nodes:
         if node.target is not aten.conv2d.default or node.kwargs:
             continue
@@ -295,9 +266,4 @@ def winograd_convolutions(
             if memory < 0:
                 break
             found[node] = WinogradConvolution(weight, height, width)
-        elif TiledConvolution.suits(weight, height, width):
-            memory -= TiledConvolution.bytes_of(weight)
-            if memory < 0:
-                break
-            found[node] = TiledConvolution(weight)
     return found

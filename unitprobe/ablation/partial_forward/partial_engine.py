@@ -3,7 +3,7 @@
 The network runs as a graph (`network_graph`). Operations that depend on an ablated layer are
 downstream of it; the intact values that they read are kept. Many ablations of one layer run through
 these operations together (`downstream`): as long as units are treated apart, only the ablated ones
-(`unit_change`), and convolutions with fewer multiplications (`winograd`, `winograd_tiles`).
+(`unit_change`), and convolutions with fewer multiplications (`winograd`).
 """
 
 from __future__ import annotations
