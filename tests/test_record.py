@@ -385,7 +385,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path, reused, stimul
     "what", ["digits", torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8))]
 )
 def test_only_stimuli_are_accepted(tmp_path, reused, what):
-    with pytest.raises(StimuliError, match=f"Stimuli are needed, not a {type(what).__name__}"):
+    with pytest.raises(StimuliError, match=f"must be a Stimuli, not a {type(what).__name__}"):
         up.record(reused, what, tmp_path / "s.h5")
 
 
