@@ -572,3 +572,11 @@ def test_a_shard_holds_whole_batches(tmp_path):
     with pytest.raises(OptionError, match="shard_stimuli=8 is less than batch_size=64"):
         up.record(networks.build_tiny(), make_stimuli(4), tmp_path / "s.h5", shard_stimuli=8)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shard_stimuli", [2.5, "all"])
+def test_the_size_of_a_shard_is_an_integer(tmp_path, shard_stimuli):
+    with pytest.raises(OptionError, match=r"shard_stimuli=.* is not an integer"):
+        up.record(
+            networks.build_tiny(), make_stimuli(4), tmp_path / "a.h5", shard_stimuli=shard_stimuli
+        )

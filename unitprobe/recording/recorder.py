@@ -154,7 +154,9 @@ def record(
             resume=not resume,
             shard_stimuli=shard_stimuli,
         )
-    if shard_stimuli is not None and shard_stimuli < batch_size:
+    if shard_stimuli is not None and not isinstance(shard_stimuli, int):
+        raise OptionError(f"shard_stimuli={shard_stimuli!r} is not an integer; 1024 is usual")
+    if shard_stimuli is not None and isinstance(batch_size, int) and shard_stimuli < batch_size:
         raise OptionError(
             f"shard_stimuli={shard_stimuli} is less than batch_size={batch_size}; a shard holds "
             "whole batches"
