@@ -21,8 +21,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "selectivity_regularization"
-sys.path[:0] = [str(RECIPE)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 #: The most informative first: with and without the regularizer, then where accuracy begins to fall.
 ALPHAS = ("0", "-1", "-2", "-0.5", "-3", "0.3")
@@ -42,8 +41,9 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
     import torch
-    from cells import Work, make_cells
-    from options import Request
+
+    from recipes.selectivity_regularization.cells import Work, make_cells
+    from recipes.selectivity_regularization.options import Request
 
     for folder in (arguments.scratch, arguments.out):
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def train_groups(work: Any, until: float, at_once: int, executor: Executor, out:
     """Train as many cells at a time as the GPU likes, and no more than there is time for."""
     import dataclasses
 
-    from cells import train_free_cells
+    from recipes.selectivity_regularization.cells import train_free_cells
 
     packed = Packed(work, out)
     cells = list(work.cells)
@@ -131,7 +131,8 @@ class Packed:
 
     def _describe(self, cell: Any) -> dict[str, Any]:
         import xarray as xr
-        from runs import RESULT
+
+        from recipes.selectivity_regularization.runs import RESULT
 
         with xr.open_dataset(cell.folder / RESULT, engine="h5netcdf") as run:
             return {
@@ -144,8 +145,9 @@ class Packed:
 
     def _pack(self) -> None:
         import torch
-        from runs import CONFIG, RESULT, WEIGHTS
         from safetensors.torch import load_file, save
+
+        from recipes.selectivity_regularization.runs import CONFIG, RESULT, WEIGHTS
 
         results, weights = [], []
         for cell in self._work.cells:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-RECIPE = HERE.parent / "recipes" / "selectivity_regularization"
-sys.path[:0] = [str(HERE), str(HERE / "benchmarks"), str(RECIPE)]
+sys.path[:0] = [str(HERE), str(HERE / "benchmarks"), str(HERE.parent)]
 
 #: Seconds that each may take, in the order in which they run.
 LIMITS = {
@@ -271,7 +270,7 @@ def _network(name: str, dry: bool) -> tuple[Any, int]:
 
     torch.manual_seed(0)
     if dry:
-        from architectures import build_network  # type: ignore[import-not-found, unused-ignore]
+        from recipes.selectivity_regularization.architectures import build_network  # type: ignore[import-not-found, unused-ignore]
 
         return build_network("resnet8", 10, 8), 8
     import timm
@@ -312,8 +311,8 @@ def _training(
 
     Without an alpha the network is trained without the regularizer.
     """
-    import training
-    from settings import Preset, Settings
+    from recipes.selectivity_regularization import training
+    from recipes.selectivity_regularization.settings import Preset, Settings
 
     splits = _noise(8, 400) if dry else _noise(32, 128_000)
     settings = Settings(
@@ -347,7 +346,7 @@ def _training(
 @functools.cache
 def _noise(size: int, count: int) -> Any:
     """Return the splits of a data set of random images."""
-    from images import ImageSet, Splits
+    from recipes.selectivity_regularization.images import ImageSet, Splits
 
     random = np.random.default_rng(0)
 

@@ -6,16 +6,16 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import options
 import typer
-from claims import judge_claims
-from controls import run_controls
-from figures import draw_all
-from gathering import gather_runs
-from images import data_name
-from page import write_page
-from tabulating import network_table
 
+from recipes.selectivity_regularization import options
+from recipes.selectivity_regularization.claims import judge_claims
+from recipes.selectivity_regularization.controls import run_controls
+from recipes.selectivity_regularization.figures import draw_all
+from recipes.selectivity_regularization.gathering import gather_runs
+from recipes.selectivity_regularization.images import data_name
+from recipes.selectivity_regularization.page import write_page
+from recipes.selectivity_regularization.tabulating import network_table
 from unitprobe.errors import OptionError, UnitprobeWarning
 from unitprobe.store import check_output, writing
 
@@ -29,7 +29,7 @@ def main(
     ],
     out: Annotated[
         Path, typer.Option(help="Folder of the page, its figures and its table.")
-    ] = Path("../../docs/results"),
+    ] = Path("docs/results"),
     data: Annotated[
         str | None, typer.Option(help="Where the images are now, if elsewhere than in training.")
     ] = None,

@@ -12,13 +12,19 @@ from typing import Any, Literal
 
 import torch
 import xarray as xr
-from images import Splits
-from locks import LockedError, describe_holder, is_free
-from options import Request, epoch_line
-from runs import CHECKPOINT, CONFIG, RESULT, is_finished, open_run
-from settings import alpha_name
-from training import DivergedError, in_stream, train_in_steps
 
+from recipes.selectivity_regularization.images import Splits
+from recipes.selectivity_regularization.locks import LockedError, describe_holder, is_free
+from recipes.selectivity_regularization.options import Request, epoch_line
+from recipes.selectivity_regularization.runs import (
+    CHECKPOINT,
+    CONFIG,
+    RESULT,
+    is_finished,
+    open_run,
+)
+from recipes.selectivity_regularization.settings import alpha_name
+from recipes.selectivity_regularization.training import DivergedError, in_stream, train_in_steps
 from unitprobe.errors import OptionError
 from unitprobe.store.files import write_atomically
 

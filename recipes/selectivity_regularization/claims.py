@@ -17,9 +17,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import xarray as xr
-from gathering import at, final
-from images import data_name
 
+from recipes.selectivity_regularization.gathering import at, final
+from recipes.selectivity_regularization.images import data_name
 from unitprobe.inference import (
     Prediction,
     difference_over_networks,

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from architectures import build_network
-from gathering import over_cells
-from images import load_splits, to_inputs
-from runs import WEIGHTS
 from torch import Tensor, nn
 
 import unitprobe as up
+from recipes.selectivity_regularization.architectures import build_network
+from recipes.selectivity_regularization.gathering import over_cells
+from recipes.selectivity_regularization.images import load_splits, to_inputs
+from recipes.selectivity_regularization.runs import WEIGHTS
 from unitprobe.compiled import run_in_threads
 from unitprobe.errors import ContentsMismatchError, OptionError, StoreNotFoundError
 from unitprobe.inference.upper_bound import SelectivityUpperBound, selectivity_upper_bound

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from gathering import at
 
+from recipes.selectivity_regularization.gathering import at
 from unitprobe.inference import mean_over_networks
 
 if TYPE_CHECKING:

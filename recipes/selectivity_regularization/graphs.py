@@ -62,7 +62,7 @@ class CapturedStep:
             torch.cuda.set_rng_state(random, device)
 
     def _capture(self, step: Callable[[Tensor, Tensor], None], device: torch.device) -> None:
-        current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from images import ImageSet, Normalization
 from torch import Tensor, nn
 
+from recipes.selectivity_regularization.images import ImageSet, Normalization
 from unitprobe import metrics
 from unitprobe.errors import ResponseError
 from unitprobe.inference import class_selectivity_null
@@ -156,7 +156,9 @@ class Evaluation:
         # A Probe stops the network after its last layer, and here the logits are needed.
         with watch_layers(self._module, self.layers, keep) as watcher:
             for batch, chosen in zip(
-                images.split(self._batch_size), labels.split(self._batch_size), strict=True
+                torch.split(images, self._batch_size),
+                torch.split(labels, self._batch_size),
+                strict=True,
             ):
                 inputs = self._normalize(batch)
                 with evaluating(self._module), torch.no_grad(), watcher.suspending_others():

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from images import Splits, data_name, load_splits
-from runs import run_folder
-from settings import Settings, find_preset
 
+from recipes.selectivity_regularization.images import Splits, data_name, load_splits
+from recipes.selectivity_regularization.runs import run_folder
+from recipes.selectivity_regularization.settings import Settings, find_preset
 from unitprobe.errors import UnitprobeError
 
 Model = Annotated[

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import xarray as xr
-from claims import Finding, Judgement, accuracy_tests, selectivity_fall
-from figures import Picture
-from gathering import LAYER_MEASURES, at
-from images import data_name
-from settings import PRESETS, find_preset
-from tabulating import (
+
+from recipes.selectivity_regularization.claims import (
+    Finding,
+    Judgement,
+    accuracy_tests,
+    selectivity_fall,
+)
+from recipes.selectivity_regularization.figures import Picture
+from recipes.selectivity_regularization.gathering import LAYER_MEASURES, at
+from recipes.selectivity_regularization.images import data_name
+from recipes.selectivity_regularization.settings import PRESETS, find_preset
+from recipes.selectivity_regularization.tabulating import (
     NONE,
     binomial_interval,
     interval_text,
@@ -20,7 +26,6 @@ from tabulating import (
     number,
     range_cell,
 )
-
 from unitprobe.inference import difference_over_networks
 
 #: Settings of training that the command line can change, and their options.
@@ -397,9 +402,10 @@ def _commands(config: dict[str, object], options: str) -> str:
     if config["precision"] != "bfloat16":
         words += f" --precision {config['precision']}"
     return (
-        "## Commands\n\nFrom `recipes/selectivity_regularization`, for every alpha and seed above, "
+        "## Commands\n\nFrom the root of the checkout, for every alpha and seed above, "
         "then once:\n\n"
-        f"```sh\npython train.py {words} --alpha ALPHA --seed SEED --out OUT\n"
-        f"python analyse.py OUT/{config['model']}-{data_name(data)}-{config['preset']}"
+        f"```sh\npython -m {__package__}.train {words} --alpha ALPHA --seed SEED --out OUT\n"
+        f"python -m {__package__}.analyse "
+        f"OUT/{config['model']}-{data_name(data)}-{config['preset']}"
         f"{options}\n```"
     )

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from images import Splits
-from measuring import SHUFFLES, LayerMeasures
-from settings import Settings
 
+from recipes.selectivity_regularization.images import Splits
+from recipes.selectivity_regularization.measuring import SHUFFLES, LayerMeasures
+from recipes.selectivity_regularization.settings import Settings
 from unitprobe.layers import Layer
 
 SCHEMA_VERSION = 1

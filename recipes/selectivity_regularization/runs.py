@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 import xarray as xr
-from settings import Settings, alpha_name
 
+from recipes.selectivity_regularization.settings import Settings, alpha_name
 from unitprobe.errors import ContentsMismatchError, StoreError
 from unitprobe.store import writing
 from unitprobe.store.files import put_in_place, write_atomically

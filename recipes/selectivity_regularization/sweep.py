@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import options
 import typer
-from cells import Work, check_cells, make_cells, train_free_cells
-from locks import STALE_SECONDS
-from processes import find_device
 
+from recipes.selectivity_regularization import options
+from recipes.selectivity_regularization.cells import Work, check_cells, make_cells, train_free_cells
+from recipes.selectivity_regularization.locks import STALE_SECONDS
+from recipes.selectivity_regularization.processes import find_device
 from unitprobe.errors import OptionError
 from unitprobe.regularizer import alpha_schedule
 

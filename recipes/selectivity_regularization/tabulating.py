@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import xarray as xr
-from gathering import LAYER_MEASURES, at
 
+from recipes.selectivity_regularization.gathering import LAYER_MEASURES, at
 from unitprobe.inference import mean_over_networks
 
 #: Where there is no number.

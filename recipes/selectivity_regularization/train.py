@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import options
 import torch
 import typer
-from locks import STALE_SECONDS
-from processes import joined
-from runs import is_finished
-from training import train
 
+from recipes.selectivity_regularization import options
+from recipes.selectivity_regularization.locks import STALE_SECONDS
+from recipes.selectivity_regularization.processes import joined
+from recipes.selectivity_regularization.runs import is_finished
+from recipes.selectivity_regularization.training import train
 from unitprobe.regularizer import alpha_schedule
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

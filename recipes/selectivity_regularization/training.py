@@ -14,19 +14,30 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from architectures import build_network
-from graphs import CapturedStep
-from images import Augmentation, Normalization, Splits, to_inputs
-from locks import STALE_SECONDS, locked
-from measuring import Evaluation, LayerMeasures, as_tensors, measure_layer
-from processes import Processes
-from results import describe_environment, make_result
-from runs import finish, is_finished, load_checkpoint, open_run, save_checkpoint
-from settings import Settings, learning_rate_at
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from recipes.selectivity_regularization.architectures import build_network
+from recipes.selectivity_regularization.graphs import CapturedStep
+from recipes.selectivity_regularization.images import Augmentation, Normalization, Splits, to_inputs
+from recipes.selectivity_regularization.locks import STALE_SECONDS, locked
+from recipes.selectivity_regularization.measuring import (
+    Evaluation,
+    LayerMeasures,
+    as_tensors,
+    measure_layer,
+)
+from recipes.selectivity_regularization.processes import Processes
+from recipes.selectivity_regularization.results import describe_environment, make_result
+from recipes.selectivity_regularization.runs import (
+    finish,
+    is_finished,
+    load_checkpoint,
+    open_run,
+    save_checkpoint,
+)
+from recipes.selectivity_regularization.settings import Settings, learning_rate_at
 from unitprobe.errors import OptionError, ResponseError, UnitprobeWarning
 from unitprobe.memory import keeping_freed_memory
 from unitprobe.regularizer import RegularizedMeasure, SelectivityRegularizer, alpha_schedule
@@ -177,7 +188,7 @@ def train_in_steps(
 
 def in_stream(steps: Iterator[None], device: torch.device) -> Iterator[None]:
     """Yield as often as `steps` does, whose work is put on a CUDA stream of its own."""
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     while True:
         with torch.cuda.stream(stream):
             try:

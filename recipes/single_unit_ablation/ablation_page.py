@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from figures import Picture
-from images import data_name
-from tabulating import NONE, interval_text, markdown_table, number, range_cell
-from unit_claims import Finding, Judgement
 
+from recipes.selectivity_regularization.figures import Picture
+from recipes.selectivity_regularization.images import data_name
+from recipes.selectivity_regularization.tabulating import (
+    NONE,
+    interval_text,
+    markdown_table,
+    number,
+    range_cell,
+)
+from recipes.single_unit_ablation.unit_claims import Finding, Judgement
 from unitprobe.analysis import unit_table
 from unitprobe.plots import plot_morcos, plot_zhou
 
@@ -104,7 +110,7 @@ def write_page(experiment: Experiment, pictures: Sequence[Picture], table_file: 
             f"### {each.title}\n\n![{each.title}]({each.file})\n\n{each.caption}"
             for each in pictures
         ),
-        "## Command\n\nFrom `recipes/single_unit_ablation`, with WEIGHTS of a run of the other "
+        "## Command\n\nFrom the root of the checkout, with WEIGHTS of a run of the other "
         f"recipe:\n\n```sh\n{experiment.command}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +13,13 @@ import torch
 import typer
 import xarray as xr
 
-# The networks and images are those of the other recipe.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "selectivity_regularization"))
-
-import options
-from ablation_page import Experiment, draw_all, unit_rows, write_page
-from architectures import build_network
-from controls import balanced
-from images import Splits, data_name, load_splits, to_inputs
-from runs import CONFIG
-from unit_claims import judge_c9, judge_c10, judge_c11
-
+from recipes.selectivity_regularization import options
+from recipes.selectivity_regularization.architectures import build_network
+from recipes.selectivity_regularization.controls import balanced
+from recipes.selectivity_regularization.images import Splits, data_name, load_splits, to_inputs
+from recipes.selectivity_regularization.runs import CONFIG
+from recipes.single_unit_ablation.ablation_page import Experiment, draw_all, unit_rows, write_page
+from recipes.single_unit_ablation.unit_claims import judge_c9, judge_c10, judge_c11
 from unitprobe.errors import ContentsMismatchError, OptionError, UnitprobeWarning
 from unitprobe.models import Network
 from unitprobe.models.weights_file import load_weights
@@ -73,7 +68,7 @@ def main(
     model: Annotated[str, typer.Option(help="resnet8, resnet20, ... as in the other recipe.")],
     out: Annotated[
         Path, typer.Option(help="Folder of the page, its figures and its table.")
-    ] = Path("../../docs/results"),
+    ] = Path("docs/results"),
     keep: Annotated[
         Path | None,
         typer.Option(help="Folder for the ablations. Those that are there are not run again."),
@@ -251,7 +246,8 @@ def _command(model: str, data: str, plan: Plan) -> str:
     kind, _, folder = data.partition(":")
     shown = kind if not folder else f"{kind}:DIR"
     words = (
-        f"python run.py --weights WEIGHTS --model {model} --data {shown} --limit {plan.limit} "
+        "python -m recipes.single_unit_ablation.run --weights WEIGHTS "
+        f"--model {model} --data {shown} --limit {plan.limit} "
         f"--directions {plan.directions} --curve-limit {plan.curve_limit} --orders {plan.orders} "
         f"--points {plan.points} --resamples {plan.resamples} --seed {plan.seed}"
     )

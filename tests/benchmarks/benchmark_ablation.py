@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +33,6 @@ from unitprobe.layers import list_layers, select_layers
 from unitprobe.memory import keeping_freed_memory
 from unitprobe.models import as_network
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "selectivity_regularization"
 STIMULI = 64
 
 
@@ -60,8 +57,7 @@ class _Case(NamedTuple):
 
 
 def _case(name: str, quick: bool) -> _Case:
-    sys.path.insert(0, str(RECIPE))
-    from architectures import build_network  # type: ignore[import-not-found, unused-ignore]
+    from recipes.selectivity_regularization.architectures import build_network  # type: ignore[import-not-found, unused-ignore]
 
     torch.manual_seed(0)
     size = CASES[name]

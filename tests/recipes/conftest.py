@@ -1,11 +1,15 @@
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "selectivity_regularization"
-sys.path.insert(0, str(FOLDER))
+# At the end, so that an installed unitprobe comes before that of the checkout.
+ROOT = str(Path(__file__).parents[2])
+sys.path.append(ROOT)
+# For the processes that tests start.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), ROOT]))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits(cache):
-    from images import load_splits
+    from recipes.selectivity_regularization.images import load_splits
 
     return load_splits("digits", cache)
 
@@ -32,7 +36,7 @@ def digits(cache):
 @pytest.fixture(scope="session")
 def brief():
     """Three epochs, seconds for the digits."""
-    from settings import Preset
+    from recipes.selectivity_regularization.settings import Preset
 
     return Preset(epochs=3, schedule="one_cycle", learning_rate=0.2, padding=1, flip=False)
 
@@ -42,7 +46,7 @@ def settings_for(brief):
     """Return the settings of a run on some images, with changes."""
     import dataclasses
 
-    from settings import Settings
+    from recipes.selectivity_regularization.settings import Settings
 
     def make(splits, **changes):
         settings = Settings(

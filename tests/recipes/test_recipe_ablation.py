@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,14 +12,12 @@ from typer.testing import CliRunner
 
 from unitprobe.errors import ContentsMismatchError, OptionError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "single_unit_ablation"))
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, cache, digits, one_thread):
     """The folder of a page on an untrained network, and the words that made it."""
-    from architectures import build_network
-    from run import app
+    from recipes.selectivity_regularization.architectures import build_network
+    from recipes.single_unit_ablation.run import app
 
     folder = tmp_path_factory.mktemp("page")
     save_file(build_network("resnet8", 10, 8).state_dict(), folder / "weights.safetensors")
@@ -56,7 +52,7 @@ def test_the_table_has_every_unit(page):
 
 
 def test_what_is_kept_is_not_run_again_and_must_be_what_is_asked_for(page, monkeypatch):
-    import run
+    from recipes.single_unit_ablation import run
 
     _, words, _ = page
     monkeypatch.setattr(run, "zhou_protocol", None)
@@ -69,7 +65,7 @@ def test_what_is_kept_is_not_run_again_and_must_be_what_is_asked_for(page, monke
 
 
 def test_images_that_the_network_was_not_trained_on_are_refused(tmp_path, digits):
-    from run import check_data
+    from recipes.single_unit_ablation.run import check_data
 
     (tmp_path / "config.json").write_text(json.dumps({"data_fingerprint": "other"}))
     with pytest.raises(ContentsMismatchError, match="fingerprint other"):

@@ -7,29 +7,37 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import figures
 import numpy as np
-import options
 import pandas as pd
 import pytest
 import scipy.stats
 import torch
 import xarray as xr
-from analyse import app
-from claims import accuracy_tests, judge_claims, points_gained, selectivity_fall
-from controls import balanced, chosen_alphas, rebuild, run_controls
-from figures import colours_of, draw_all
-from gathering import at, final, gather_runs
-from images import load_splits, to_inputs
-from page import write_page
-from runs import run_folder
-from settings import Preset, Settings
-from tabulating import binomial_interval, network_table
-from training import train
 
 import unitprobe as up
+from recipes.selectivity_regularization import figures, options
+from recipes.selectivity_regularization.analyse import app
+from recipes.selectivity_regularization.claims import (
+    accuracy_tests,
+    judge_claims,
+    points_gained,
+    selectivity_fall,
+)
+from recipes.selectivity_regularization.controls import (
+    balanced,
+    chosen_alphas,
+    rebuild,
+    run_controls,
+)
+from recipes.selectivity_regularization.figures import colours_of, draw_all
+from recipes.selectivity_regularization.gathering import at, final, gather_runs
+from recipes.selectivity_regularization.images import load_splits, to_inputs
+from recipes.selectivity_regularization.page import write_page
+from recipes.selectivity_regularization.runs import run_folder
+from recipes.selectivity_regularization.settings import Preset, Settings
+from recipes.selectivity_regularization.tabulating import binomial_interval, network_table
+from recipes.selectivity_regularization.training import train
 from unitprobe.errors import (
     ContentsMismatchError,
     OptionError,
@@ -38,7 +46,7 @@ from unitprobe.errors import (
 )
 from unitprobe.metrics import linear_cka
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "selectivity_regularization" / "analyse.py"
+COMMAND = [sys.executable, "-m", "recipes.selectivity_regularization.analyse"]
 LAYERS = ["relu", "layer1.relu", "layer2.relu"]
 CONFIG = {
     "model": "resnet20",
@@ -492,7 +500,8 @@ def test_the_page_says_what_was_run_and_what_was_not(small):
     assert "Not run: the controls" in page
     assert "JPEG copies." in page
     assert "somewhere" not in page
-    assert "python train.py --model resnet20 --data cifar10:DIR --preset full --alpha" in page
+    command = "python -m recipes.selectivity_regularization.train --model resnet20"
+    assert f"{command} --data cifar10:DIR --preset full --alpha" in page
     assert "Not run: it is about resnet18 on tinyimagenet." in page
     assert "one seed: no interval" in page
 
@@ -682,7 +691,7 @@ def test_mistakes_are_one_line_and_exit_code_2(small, tmp_path, monkeypatch, cap
 
 
 def test_the_script_runs_from_any_folder(tmp_path):
-    command = [sys.executable, SCRIPT, tmp_path / "nowhere"]
+    command = [*COMMAND, tmp_path / "nowhere"]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 2
     assert (

@@ -4,20 +4,20 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-import processes
 import pytest
 import torch
 import xarray as xr
-from architectures import build_network
-from cells import Work, make_cells, train_free_cells
 from conftest import REAL_GPU
-from images import ImageSet
-from measuring import Evaluation, as_tensors
-from options import Request
-from runs import RESULT, WEIGHTS
 from safetensors.torch import load_file
-from training import train
 
+from recipes.selectivity_regularization import processes
+from recipes.selectivity_regularization.architectures import build_network
+from recipes.selectivity_regularization.cells import Work, make_cells, train_free_cells
+from recipes.selectivity_regularization.images import ImageSet
+from recipes.selectivity_regularization.measuring import Evaluation, as_tensors
+from recipes.selectivity_regularization.options import Request
+from recipes.selectivity_regularization.runs import RESULT, WEIGHTS
+from recipes.selectivity_regularization.training import train
 from unitprobe.errors import OptionError, UnitprobeWarning
 
 # A real GPU adds in another order each time.
@@ -99,7 +99,7 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph(
         float(logits[0, 0])
         return torch.nn.functional.cross_entropy(logits, labels)
 
-    monkeypatch.setattr("training.cross_entropy", waiting)
+    monkeypatch.setattr("recipes.selectivity_regularization.training.cross_entropy", waiting)
     with pytest.warns(UnitprobeWarning, match="not captured as a CUDA graph"):
         run = trained(gpu, tmp_path / "run", settings, few)
     whole = trained(gpu, tmp_path / "whole", settings, few, graphs=False)

@@ -6,22 +6,27 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import xarray as xr
-from cells import FAILURE, Work, make_cells, train_free_cells
-from locks import LockedError, holder_of, is_free, lock_path, locked
-from options import Request
-from processes import Processes
-from runs import CHECKPOINT, RESULT, WEIGHTS
 from safetensors.torch import load_file
-from training import train
 
+from recipes.selectivity_regularization.cells import FAILURE, Work, make_cells, train_free_cells
+from recipes.selectivity_regularization.locks import (
+    LockedError,
+    holder_of,
+    is_free,
+    lock_path,
+    locked,
+)
+from recipes.selectivity_regularization.options import Request
+from recipes.selectivity_regularization.processes import Processes
+from recipes.selectivity_regularization.runs import CHECKPOINT, RESULT, WEIGHTS
+from recipes.selectivity_regularization.training import train
 from unitprobe.errors import OptionError
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "selectivity_regularization"
+RECIPE = "recipes.selectivity_regularization"
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +75,7 @@ def dead_process():
 
 
 def sweep(monkeypatch, *words):
-    import sweep as script
+    from recipes.selectivity_regularization import sweep as script
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, words)])
@@ -197,7 +202,7 @@ def test_two_jobs_share_the_cells(tmp_path):
     words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "1"]
     words += ["--out", tmp_path, "--alphas", "-1,0,1", "--jobs", "2", "--device", "cpu"]
     done = subprocess.run(
-        [sys.executable, FOLDER / "sweep.py", *words, "--threads", "1"],
+        [sys.executable, "-m", f"{RECIPE}.sweep", *words, "--threads", "1"],
         capture_output=True,
         text=True,
         timeout=250,
@@ -238,7 +243,7 @@ def test_an_error_frees_the_run(tmp_path):
 
 
 def test_a_batch_system_that_ends_the_process_frees_the_run(tmp_path):
-    from options import run
+    from recipes.selectivity_regularization.options import run
 
     def train_until_the_end():
         with locked(tmp_path / "run"):
@@ -326,7 +331,7 @@ def test_two_processes_under_torchrun_leave_one_run(tmp_path, digits):
     words += ["--out", tmp_path, "--alpha", "-1", "--device", "cpu", "--threads", "1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", FOLDER / "train.py", *words],
+        [*torchrun, "--nproc-per-node", "2", "-m", f"{RECIPE}.train", *words],
         capture_output=True,
         text=True,
         timeout=250,

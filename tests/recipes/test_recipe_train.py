@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from architectures import build_network
-from images import (
+from PIL import Image
+from safetensors.torch import load_file
+
+import unitprobe as up
+from recipes.selectivity_regularization.architectures import build_network
+from recipes.selectivity_regularization.images import (
     Augmentation,
     ImageSet,
     channel_statistics,
@@ -21,14 +24,18 @@ from images import (
     load_splits,
     to_inputs,
 )
-from measuring import Evaluation, as_tensors
-from PIL import Image
-from runs import CHECKPOINT, CONFIG, RESULT, WEIGHTS, load_checkpoint, open_run, run_folder
-from safetensors.torch import load_file
-from settings import alpha_name, find_preset, learning_rate_at
-from training import train
-
-import unitprobe as up
+from recipes.selectivity_regularization.measuring import Evaluation, as_tensors
+from recipes.selectivity_regularization.runs import (
+    CHECKPOINT,
+    CONFIG,
+    RESULT,
+    WEIGHTS,
+    load_checkpoint,
+    open_run,
+    run_folder,
+)
+from recipes.selectivity_regularization.settings import alpha_name, find_preset, learning_rate_at
+from recipes.selectivity_regularization.training import train
 from unitprobe.errors import (
     ContentsMismatchError,
     LabelError,
@@ -38,7 +45,7 @@ from unitprobe.errors import (
     StoreError,
 )
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "selectivity_regularization" / "train.py"
+COMMAND = [sys.executable, "-m", "recipes.selectivity_regularization.train"]
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +63,7 @@ def finished(one_thread, digits, tmp_path_factory, settings_for):
 
 def call(*arguments, **kwargs):
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=250,
@@ -165,9 +172,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(digits, cache, tmp_path, 
     arguments += ["--alpha", "-1", "--out", str(tmp_path), "--device", "cpu"]
     arguments += ["--threads", "1"]
     folder = tmp_path / "resnet8-digits-short" / "alpha-1-seed0"
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *arguments], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch 2/4"):
             process.send_signal(signal.SIGKILL)
@@ -299,7 +304,7 @@ def test_a_last_step_that_ruins_the_network_is_noticed(digits, tmp_path, setting
 def test_a_mistake_on_the_command_line_is_one_line(
     arguments, message, tmp_path, monkeypatch, capsys
 ):
-    import train as script
+    from recipes.selectivity_regularization import train as script
 
     given = {"--model": "resnet8", "--data": "digits", "--out": str(tmp_path / "runs")}
     given |= dict(zip(arguments[::2], arguments[1::2], strict=False))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
 import unitprobe as up
+from recipes.single_unit_ablation.unit_claims import judge_c9, judge_c10, judge_c11
 from unitprobe.errors import StoreError
 from unitprobe.protocols import bau_protocol, morcos_protocol, zhou_protocol
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "single_unit_ablation"))
-
-from unit_claims import judge_c9, judge_c10, judge_c11
 
 
 @pytest.fixture(scope="module")

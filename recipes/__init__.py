@@ -1,0 +1,1 @@
+"""Experiments on top of unitprobe; run them from the root of the checkout."""
