@@ -355,6 +355,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("world", [2, 3] if os.environ.get("UNITPROBE_LONG_TESTS") else [3])
 def test_many_processes_give_what_one_gives(tmp_path, world):
     here = Path(__file__).parent.parent

@@ -11,6 +11,7 @@ def shown(tmp_path_factory):
     return out, list(run_demo(out, progress=False))
 
 
+@pytest.mark.slow
 def test_it_leaves_three_stores_a_table_plots_and_a_page(shown):
     out, lines = shown
     for name in ("suppressed", "plain", "promoted"):
@@ -23,6 +24,7 @@ def test_it_leaves_three_stores_a_table_plots_and_a_page(shown):
     assert any(str(out / "index.html") in line for line in lines)
 
 
+@pytest.mark.slow
 def test_the_regularizer_moves_selectivity_both_ways_at_little_cost(shown):
     out, _ = shown
     values, accuracy = {}, {}
@@ -41,6 +43,7 @@ def test_it_never_writes_over_what_is_there(shown):
         next(run_demo(out, progress=False))
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_network():
     import torch
 
