@@ -69,7 +69,7 @@ def main() -> None:
     cells = make_cells(request, list(ALPHAS[:2] if dry else ALPHAS), [0] if dry else list(SEEDS))
     told = json.loads(sys.stdin.readline())
     device = "cpu" if dry or not torch.cuda.is_available() else "cuda"
-    work = Work(request, cells, device, compiled=False, threads=1, stale_seconds=1e9)
+    work = Work(request, cells, device, compiled=False, threads=1)
     with make_executor(dry) as executor:
         train_groups(work, told["until"], told["at_once"] or AT_ONCE, executor, arguments.out)
 

@@ -14,18 +14,19 @@ import torch
 import xarray as xr
 
 from recipes.selectivity_regularization.images import Splits
-from recipes.selectivity_regularization.locks import LockedError, describe_holder, is_free
 from recipes.selectivity_regularization.options import Request, epoch_line
 from recipes.selectivity_regularization.runs import (
     CHECKPOINT,
     CONFIG,
     RESULT,
+    describe_holder,
     is_finished,
+    is_free,
     open_run,
 )
 from recipes.selectivity_regularization.settings import alpha_name
 from recipes.selectivity_regularization.training import DivergedError, in_stream, train_in_steps
-from unitprobe.errors import OptionError
+from unitprobe.errors import OptionError, StoreExistsError
 from unitprobe.store.files import write_atomically
 
 #: Where it stands beside a run's configuration that its training diverged, and how.
@@ -47,19 +48,19 @@ class Cell:
         """Return what the run is called in lines of text."""
         return self.folder.name
 
-    def state(self, stale_seconds: float) -> State:
+    def state(self) -> State:
         """Return what has become of the run so far."""
         if is_finished(self.folder):
             return "finished"
         if (self.folder / FAILURE).exists():
             return "diverged"
-        if not is_free(self.folder, stale_seconds):
+        if not is_free(self.folder):
             return "running"
         return "interrupted" if (self.folder / CHECKPOINT).exists() else "free"
 
-    def describe(self, stale_seconds: float) -> str:
+    def describe(self) -> str:
         """Return the state in words, with accuracy and selectivity on test if it is finished."""
-        state = self.state(stale_seconds)
+        state = self.state()
         if state == "finished":
             return f"finished     {_outcome(self.folder)}"
         if state == "running":
@@ -114,7 +115,6 @@ class Work:
     compiled : bool, optional
         By default on a GPU.
     threads : int, optional
-    stale_seconds : float
     graphs : bool, optional
         See `training.train`.
     """
@@ -124,7 +124,6 @@ class Work:
     device: str
     compiled: bool | None
     threads: int | None
-    stale_seconds: float
     graphs: bool | None = None
 
 
@@ -187,7 +186,6 @@ def _steps(
         device=device,
         compiled=device.type == "cuda" if work.compiled is None else work.compiled,
         graphs=work.graphs,
-        stale_seconds=work.stale_seconds,
         report=partial(_say_epoch, say, cell.name, settings.training.epochs),
         executor=executor,
     )
@@ -198,7 +196,7 @@ def _is_done(cell: Cell, steps: Iterator[None], say: Callable[[str], Any]) -> bo
     """Do a step of the training of a cell, and tell whether it was the last."""
     try:
         next(steps)
-    except (StopIteration, LockedError):
+    except (StopIteration, StoreExistsError):
         return True  # finished, or another process was quicker
     except DivergedError as error:
         write_atomically(cell.folder / FAILURE, str(error).encode())
@@ -218,7 +216,7 @@ def _next_free(work: Work, active: Container[Path]) -> Cell | None:
     free = (
         cell
         for cell in work.cells
-        if cell.folder not in active and cell.state(work.stale_seconds) in ("interrupted", "free")
+        if cell.folder not in active and cell.state() in ("interrupted", "free")
     )
     return next(free, None)
 

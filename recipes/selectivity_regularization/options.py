@@ -53,9 +53,6 @@ Graphs = Annotated[
     typer.Option("--graphs/--no-graphs", help="Replay steps as a CUDA graph. By default on a GPU."),
 ]
 Threads = Annotated[int | None, typer.Option(help="Processor threads of a process.", min=1)]
-StaleMinutes = Annotated[
-    float, typer.Option(help="A run of which nothing was heard for so long is taken over.")
-]
 
 
 @dataclass(frozen=True)

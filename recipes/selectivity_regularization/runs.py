@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from recipes.selectivity_regularization.settings import Settings, alpha_name
 from unitprobe.errors import ContentsMismatchError, StoreError
 from unitprobe.store import writing
 from unitprobe.store.files import put_in_place, write_atomically
+from unitprobe.store.lock import FolderLock, holder_of, is_held
 from unitprobe.store.partial import differences
 
 CONFIG, CHECKPOINT, WEIGHTS, RESULT = (
@@ -23,6 +26,7 @@ CONFIG, CHECKPOINT, WEIGHTS, RESULT = (
     "weights.safetensors",
     "run.nc",
 )
+LOCK = ".lock"
 #: Settings that may differ between two starts of one run.
 _MAY_DIFFER = {"data"}
 
@@ -86,6 +90,38 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise StoreError(f"{path} is not a configuration: remove {folder} to start again")
     return config
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run while the body trains it.
+
+    The lock ends with the process that holds it, also on another machine that shares the folder,
+    if the file system has locks.
+
+    Raises
+    ------
+    StoreExistsError
+        Another process trains it.
+    """
+    lock = FolderLock(folder / LOCK, "trained")
+    with writing(folder / LOCK):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_free(folder: Path) -> bool:
+    """Tell whether no process trains a run now."""
+    return not is_held(folder / LOCK)
+
+
+def describe_holder(folder: Path) -> str:
+    """Return in words which process trains a run."""
+    return f"by {holder_of(folder / LOCK) or 'another process'}"
 
 
 def is_finished(folder: Path) -> bool:

@@ -11,7 +11,6 @@ import typer
 
 from recipes.selectivity_regularization import options
 from recipes.selectivity_regularization.cells import Work, check_cells, make_cells, train_free_cells
-from recipes.selectivity_regularization.locks import STALE_SECONDS
 from recipes.selectivity_regularization.processes import find_device
 from unitprobe.errors import OptionError
 from unitprobe.regularizer import alpha_schedule
@@ -46,7 +45,6 @@ def main(
     compiled: options.Compile = None,
     graphs: options.Graphs = None,
     threads: options.Threads = None,
-    stale_minutes: options.StaleMinutes = STALE_SECONDS / 60,
 ) -> int:
     """Train every network of a sweep that no other process has trained or trains."""
     request = options.Request(
@@ -69,7 +67,6 @@ def main(
     for alpha in words:
         alpha_schedule(alpha)  # a mistake in it is told before the images are read
     cells = make_cells(request, words, _numbers(seeds))
-    stale = 60 * stale_minutes
     code = 0
     if not status:
         check_cells(request, request.load(), cells)
@@ -82,13 +79,12 @@ def main(
             device=str(place),
             compiled=compiled,
             threads=threads or shared,
-            stale_seconds=stale,
             graphs=graphs,
         )
         code = _work_together(work, jobs, shares)
     for cell in cells:
-        typer.echo(f"{cell.name:24}  {cell.describe(stale)}")
-    return code or int(any(cell.state(stale) == "diverged" for cell in cells))
+        typer.echo(f"{cell.name:24}  {cell.describe()}")
+    return code or int(any(cell.state() == "diverged" for cell in cells))
 
 
 def _work_together(work: Work, jobs: int, in_processes: bool) -> int:

@@ -9,7 +9,6 @@ import torch
 import typer
 
 from recipes.selectivity_regularization import options
-from recipes.selectivity_regularization.locks import STALE_SECONDS
 from recipes.selectivity_regularization.processes import joined
 from recipes.selectivity_regularization.runs import is_finished
 from recipes.selectivity_regularization.training import train
@@ -40,7 +39,6 @@ def main(
     compiled: options.Compile = None,
     graphs: options.Graphs = None,
     threads: options.Threads = None,
-    stale_minutes: options.StaleMinutes = STALE_SECONDS / 60,
 ) -> None:
     """Train one network, or go on where a killed run stopped."""
     alpha_schedule(alpha)  # a mistake in it is told before the images are read
@@ -80,7 +78,6 @@ def main(
             processes=processes,
             compiled=place.type == "cuda" if compiled is None else compiled,
             graphs=graphs,
-            stale_seconds=60 * stale_minutes,
             report=lambda epoch, row: typer.echo(options.epoch_line(epoch, epoch_count, row)),
         )
     if processes.is_first:

@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from recipes.selectivity_regularization.architectures import build_network
 from recipes.selectivity_regularization.graphs import CapturedStep
 from recipes.selectivity_regularization.images import Augmentation, Normalization, Splits, to_inputs
-from recipes.selectivity_regularization.locks import STALE_SECONDS, locked
 from recipes.selectivity_regularization.measuring import (
     Evaluation,
     LayerMeasures,
@@ -34,6 +33,7 @@ from recipes.selectivity_regularization.runs import (
     finish,
     is_finished,
     load_checkpoint,
+    locked,
     open_run,
     save_checkpoint,
 )
@@ -59,7 +59,6 @@ def train(
     processes: Processes = Processes(),  # noqa: B008 (it is frozen)
     compiled: bool = False,
     graphs: bool | None = None,
-    stale_seconds: float = STALE_SECONDS,
     report: Report = lambda epoch, row: None,
 ) -> None:
     """Train, or go on where a killed run stopped, and leave the results in `folder`.
@@ -85,8 +84,6 @@ def train(
         Whether each training step is replayed as one CUDA graph, which only a single process on a
         GPU can do; by default wherever it can. Where a step cannot be captured, a warning says why
         and the steps run one kernel at a time.
-    stale_seconds : float
-        See `locks.locked`.
     report : callable
         Told of each epoch, in the first process.
 
@@ -94,7 +91,7 @@ def train(
     ------
     ContentsMismatchError, StoreError
         The folder holds a run of other settings, something else, or a damaged checkpoint.
-    LockedError
+    StoreExistsError
         Another process trains this run.
     LayerNotFoundError
         The selection matches no layer.
@@ -112,7 +109,6 @@ def train(
         processes=processes,
         compiled=compiled,
         graphs=graphs,
-        stale_seconds=stale_seconds,
         report=report,
     ):
         pass
@@ -127,7 +123,6 @@ def train_in_steps(
     processes: Processes = Processes(),  # noqa: B008 (it is frozen)
     compiled: bool = False,
     graphs: bool | None = None,
-    stale_seconds: float = STALE_SECONDS,
     report: Report = lambda epoch, row: None,
     executor: Executor | None = None,
 ) -> Iterator[None]:
@@ -139,7 +134,7 @@ def train_in_steps(
 
     Parameters
     ----------
-    settings, splits, folder, device, processes, compiled, graphs, stale_seconds, report
+    settings, splits, folder, device, processes, compiled, graphs, report
         See `train`.
     executor : Executor, optional
         Where the layers are measured in the end, so that others go on meanwhile.
@@ -157,8 +152,7 @@ def train_in_steps(
     run = _Run(
         settings, splits, device, processes, compiled, can_capture if graphs is None else graphs
     )
-    holding = locked(folder, stale_seconds) if processes.is_first else nullcontext()
-    with holding as lock:
+    with locked(folder) if processes.is_first else nullcontext():
         if processes.is_first:
             open_run(folder, settings)
         processes.wait()
@@ -169,11 +163,10 @@ def train_in_steps(
             for epoch in range(len(curves), training.epochs):
                 row = yield from run.epoch(epoch)
                 curves.append(row)
-                if lock is not None:
-                    lock.refresh()
+                if processes.is_first:
                     save_checkpoint(folder, run.state(curves))
                     report(epoch + 1, curves[-1])
-        if lock is not None:
+        if processes.is_first:
             environment = describe_environment(device, processes.count, compiled)
             if device.type == "cuda":
                 environment |= {"precision": settings.precision, "graphs": run.graphs}
@@ -181,7 +174,6 @@ def train_in_steps(
             result = make_result(
                 settings, splits, run.layers, curves, class_accuracy, measures, environment
             )
-            lock.refresh()
             finish(folder, run.module.state_dict(), result)
         processes.wait()
 

@@ -126,7 +126,7 @@ def test_networks_that_are_trained_in_turns_are_as_alone(gpu, few, settings, tmp
         precision="bfloat16",
     )
     cells = make_cells(request, ["0", "-1", "1"], [0])
-    work = Work(request, cells, str(gpu), compiled=False, threads=None, stale_seconds=60)
+    work = Work(request, cells, str(gpu), compiled=False, threads=None)
     with ThreadPoolExecutor(1) as executor:
         train_free_cells(work, at_once=2, executor=executor)
     for cell in cells:

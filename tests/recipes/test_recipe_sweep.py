@@ -13,18 +13,18 @@ import xarray as xr
 from safetensors.torch import load_file
 
 from recipes.selectivity_regularization.cells import FAILURE, Work, make_cells, train_free_cells
-from recipes.selectivity_regularization.locks import (
-    LockedError,
-    holder_of,
-    is_free,
-    lock_path,
-    locked,
-)
 from recipes.selectivity_regularization.options import Request
 from recipes.selectivity_regularization.processes import Processes
-from recipes.selectivity_regularization.runs import CHECKPOINT, RESULT, WEIGHTS
+from recipes.selectivity_regularization.runs import (
+    CHECKPOINT,
+    RESULT,
+    WEIGHTS,
+    describe_holder,
+    is_free,
+    locked,
+)
 from recipes.selectivity_regularization.training import train
-from unitprobe.errors import OptionError
+from unitprobe.errors import OptionError, StoreExistsError
 
 RECIPE = "recipes.selectivity_regularization"
 CPU = torch.device("cpu")
@@ -53,25 +53,8 @@ def work_on(request, alphas, seeds=(0,), **changes):
         device="cpu",
         compiled=False,
         threads=None,
-        stale_seconds=1800,
     )
     return dataclasses.replace(work, **changes)
-
-
-def put_lock(folder, host=None, pid=1, age=0.0):
-    """Put a lock beside a run as another process would have."""
-    path = lock_path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    host = platform.node() if host is None else host
-    path.write_text(json.dumps({"host": host, "pid": pid, "token": "theirs"}))
-    os.utime(path, (time.time() - age,) * 2)
-    return path
-
-
-def dead_process():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def sweep(monkeypatch, *words):
@@ -114,12 +97,12 @@ def test_a_worker_trains_every_free_cell_once(tmp_path):
     said = []
     work = work_on(request_for(tmp_path), ["-1", "1"])
     train_free_cells(work, said.append)
-    assert [cell.state(1800) for cell in work.cells] == ["finished", "finished"]
+    assert [cell.state() for cell in work.cells] == ["finished", "finished"]
     assert [line.split()[:3] for line in said] == [
         ["alpha-1-seed0", "epoch", "1/1"],
         ["alpha+1-seed0", "epoch", "1/1"],
     ]
-    assert not list(tmp_path.rglob("*.lock*"))
+    assert not list(tmp_path.rglob(".lock"))
     train_free_cells(work, said.append)
     assert len(said) == 2
 
@@ -127,13 +110,12 @@ def test_a_worker_trains_every_free_cell_once(tmp_path):
 def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path):
     work = work_on(request_for(tmp_path), ["-1", "1"])
     theirs, ours = work.cells
-    lock = put_lock(theirs.folder, pid=os.getppid())
-    train_free_cells(work, lambda line: None)
-    assert theirs.state(1800) == "running"
-    assert not theirs.folder.exists()
-    assert ours.state(1800) == "finished"
-    assert json.loads(lock.read_text())["token"] == "theirs"
-    assert f"process {os.getppid()} on {platform.node()}" in theirs.describe(1800)
+    with locked(theirs.folder):
+        train_free_cells(work, lambda line: None)
+        assert theirs.state() == "running"
+        assert f"by process {os.getpid()} on {platform.node()}" in theirs.describe()
+    assert theirs.state() == "free"
+    assert ours.state() == "finished"
 
 
 def test_a_cell_that_diverges_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
@@ -166,17 +148,17 @@ def test_the_status_tells_what_became_of_each_run_and_trains_none(tmp_path, caps
     work = work_on(request_for(tmp_path), ["-1", "0", "1", "2"])
     finished, running, interrupted, free = work.cells
     train_free_cells(dataclasses.replace(work, cells=[finished]), lambda line: None)
-    put_lock(running.folder, host="elsewhere")
     interrupted.folder.mkdir()
     (interrupted.folder / CHECKPOINT).touch()
     words = ["--model", "resnet8", "--data", "digits", "--preset", "short", "--epochs", "1"]
     words += ["--out", tmp_path, "--alphas", "-1,0,1,2", "--status"]
-    assert sweep(monkeypatch, *words) == 0
+    with locked(running.folder):
+        assert sweep(monkeypatch, *words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["finished", "running", "interrupted", "free"]
     run = xr.open_dataset(finished.folder / RESULT, engine="h5netcdf").load()
     assert f"test accuracy {float(run['test_accuracy']):.1%}" in lines[0]
-    assert "on elsewhere" in lines[1]
+    assert f"by process {os.getpid()} on" in lines[1]
     assert not free.folder.exists()
 
 
@@ -230,10 +212,14 @@ def test_a_run_is_locked_while_it_is_trained_and_free_afterwards(tmp_path):
     folder = tmp_path / "run"
     with locked(folder):
         assert not is_free(folder)
-        with pytest.raises(LockedError, match=f"process {os.getpid()} on"), locked(folder):
+        with (
+            pytest.raises(StoreExistsError, match=rf"being trained .* \(process {os.getpid()} on"),
+            locked(folder),
+        ):
             pass
+        assert describe_holder(folder).startswith(f"by process {os.getpid()} on ")
     assert is_free(folder)
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 def test_an_error_frees_the_run(tmp_path):
@@ -260,56 +246,30 @@ def test_a_batch_system_that_ends_the_process_frees_the_run(tmp_path):
     assert is_free(tmp_path / "run")
 
 
-def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path):
-    put_lock(tmp_path / "run", pid=dead_process())
-    with locked(tmp_path / "run"):
-        assert holder_of(lock_path(tmp_path / "run")).pid == os.getpid()
-
-
-def test_the_lock_of_another_machine_is_taken_over_when_nothing_was_heard_for_long(tmp_path):
-    put_lock(tmp_path / "run", host="elsewhere", age=100)
-    with pytest.raises(LockedError, match="on elsewhere, last heard of 2 min ago"):
-        locked(tmp_path / "run", stale_seconds=200).__enter__()
-    with locked(tmp_path / "run", stale_seconds=50):
-        assert holder_of(lock_path(tmp_path / "run")).pid == os.getpid()
-
-
-def test_an_empty_lock_is_held_until_it_is_old(tmp_path):
-    lock = lock_path(tmp_path / "run")
-    lock.touch()
+def test_the_lock_of_a_process_that_was_killed_is_free_at_once(tmp_path):
+    hold = (
+        "import sys, time; from pathlib import Path\n"
+        "from recipes.selectivity_regularization.runs import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / "run"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
     assert not is_free(tmp_path / "run")
-    os.utime(lock, (time.time() - 100,) * 2)
-    assert is_free(tmp_path / "run", stale_seconds=50)
+    process.kill()
+    process.communicate()
+    with locked(tmp_path / "run"):
+        pass
 
 
-def test_a_refresh_says_that_the_run_is_still_trained(tmp_path):
-    with locked(tmp_path / "run") as lock:
-        os.utime(lock_path(tmp_path / "run"), (time.time() - 100,) * 2)
-        assert is_free(tmp_path / "run", stale_seconds=50)
-        lock.refresh()
-        assert not is_free(tmp_path / "run", stale_seconds=50)
-
-
-def test_a_process_whose_run_was_taken_over_writes_nothing_more(tmp_path, digits, settings_for):
-    folder = tmp_path / "run"
-    seen = []
-
-    def lose_the_lock(epoch, row):
-        seen.append((folder / CHECKPOINT).read_bytes())
-        put_lock(folder, host="elsewhere")
-
-    with pytest.raises(LockedError, match="taken over by another process"):
-        train(settings_for(digits), digits, folder, device=CPU, report=lose_the_lock)
-    assert [(folder / CHECKPOINT).read_bytes()] == seen
-    assert not (folder / RESULT).exists()
-    assert holder_of(lock_path(folder)).host == "elsewhere"
-
-
-def test_a_run_that_is_trained_elsewhere_is_refused(tmp_path, digits, settings_for):
-    put_lock(tmp_path / "run", host="elsewhere")
-    with pytest.raises(LockedError, match="is being trained by process 1 on elsewhere"):
+def test_a_run_that_another_process_trains_is_refused(tmp_path, digits, settings_for):
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(StoreExistsError, match="is being trained by another process"),
+    ):
         train(settings_for(digits), digits, tmp_path / "run", device=CPU)
-    assert not (tmp_path / "run").exists()
 
 
 # Several processes for one network.
