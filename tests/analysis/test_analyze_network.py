@@ -124,6 +124,22 @@ def test_the_analysis_is_that_of_a_recording(tmp_path, network, layers, size, si
         assert found["relu"]["dead"].values[:2].tolist() == [True, False]
 
 
+@pytest.mark.parametrize("driving", [0, 5, 59])
+def test_redraws_without_the_one_stimulus_that_drives_a_unit_have_no_value(tmp_path, driving):
+    images = torch.zeros(60, 1, 2, 2)
+    images[driving] = 1 / 3
+    labels = np.arange(60) // 20
+    stimuli = up.Stimuli(images.numpy(), labels, class_names=["a", "b", "c"], name="one driven")
+    network = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    names = ["d_prime", "anova_f", "eta_squared", "class_correlation"]
+    recorded, found = both(
+        tmp_path, network, stimuli, layers="0", metrics=names, n_bootstrap=99, memory=1
+    )
+    assert_same(found, recorded)
+    assert np.isfinite(found["0"]["anova_f_high"].values).all()
+    assert found["0"]["eta_squared_high"].values.max() < 0.5
+
+
 def test_running_sums_give_every_measure_that_needs_no_more(tmp_path):
     recorded, found = both(
         tmp_path, build("reused"), make_stimuli(61), metrics=SUMMED, memory="1kB"

@@ -139,6 +139,48 @@ def test_a_class_that_hardly_varies_keeps_its_variance_in_the_bootstrap():
     np.testing.assert_allclose(drawn["d_prime"].mean(0), observed, rtol=0.05)
 
 
+@pytest.mark.parametrize("base", [0.0, 0.7])
+@pytest.mark.parametrize("active", [1, 2, 3])
+def test_a_redraw_in_which_a_unit_is_constant_has_no_value(active, base):
+    labels, responses = np.repeat(np.arange(10), 20), np.full((200, 1), base)
+    responses[5 : 5 + 30 * active : 30] += 1 / np.arange(3, 3 + active)[:, None]
+    names = measures("class", needs=["moments"])
+    counts = np.bincount(labels)
+    null = class_measures_null(responses, labels, names=names, resamples=99, seed=4)
+    drawn = class_measures_bootstrap(responses, labels, names=names, resamples=200, seed=4)
+    constant = [
+        np.ptp(responses[layout, 0]) == 0 for layout in draw_layouts(redraw, labels, counts, 200, 4)
+    ]
+    assert sum(constant) == 67 or active > 1
+    for name in names:
+        np.testing.assert_array_equal(np.isnan(drawn[name][:, 0]), constant)
+        assert not np.isinf(drawn[name]).any()
+        observed = getattr(metrics, name)(responses, labels)
+        low, high = inference.class_measure_interval(
+            name, observed, drawn[name], null[name], counts=counts, best=np.array([0])
+        )
+        assert low <= observed <= high
+        assert high < 6 * observed
+
+
+def test_a_unit_that_hardly_varies_but_for_one_response_has_the_measures_of_each_redraw():
+    labels = np.repeat(np.arange(10), 20)
+    responses = 1e-5 * np.random.default_rng(0).random((200, 1))
+    responses[5] = 1.0
+    names = measures("class", needs=["moments"])
+    drawn = class_measures_bootstrap(responses, labels, names=names, resamples=60, seed=0)
+    layouts_drawn = draw_layouts(redraw, labels, np.bincount(labels), 60, 0)
+    for row, layout in enumerate(layouts_drawn):
+        for name in names:
+            excess = 0.0
+            if name == "anova_f":
+                excess = excess_of_redrawn_f(
+                    metrics.anova_f(responses, labels), np.bincount(labels)
+                )
+            expected = getattr(metrics, name)(responses[layout], labels) - excess
+            np.testing.assert_allclose(drawn[name][row], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_wrong_arguments_are_refused(layer):
     responses, labels = layer
     for resample in (class_measures_null, class_measures_bootstrap):

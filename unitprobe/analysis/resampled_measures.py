@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from unitprobe.errors import OptionError
-from unitprobe.inference.nulls import measure_of_sums
+from unitprobe.inference.nulls import measure_of_sums, sum_classes
 from unitprobe.inference.resampling import draw_layouts, redraw, shuffle
 from unitprobe.metrics.registry import MEASURES
 from unitprobe.online import ClassMembership, ResampledClassSums, Resamples, merge_across_ranks
 from unitprobe.store import format_size
-from unitprobe.typing import FloatArray, IntArray
+from unitprobe.typing import BoolArray, FloatArray, IntArray
 
 # The most that the class sums of all units and resamples, with the draws, may occupy.
 _MOST_BYTES = 4 * 2**30
+# Of a sum of squares in double precision. Responses that differ by less do not in single precision.
+_ROUNDING = 1e-13
 
 
 def _sums_for(names: Sequence[str]) -> list[str]:
@@ -144,5 +146,14 @@ class ResampledMeasures:
                     deviations = means["raw"]
                     variances = np.maximum(means["squares"] - deviations**2, 0.0)
                     moments = (self._counts, deviations + shift, variances)
-                    blocks[name].append(measure_of_sums(MEASURES[name], *moments))
+                    values = measure_of_sums(MEASURES[name], *moments)
+                    constant = _is_constant(self._counts, deviations, means["squares"])
+                    blocks[name].append(np.where(constant, np.nan, values))
         return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+
+def _is_constant(counts: IntArray, means: FloatArray, squares: FloatArray) -> BoolArray:
+    """Return in which resamples a unit is constant (resample, unit), of class means and squares."""
+    whole, total = (sum_classes(counts, sums) for sums in (squares, means))
+    constant: BoolArray = whole - total**2 / counts.sum() <= _ROUNDING * whole
+    return constant

@@ -30,7 +30,11 @@ from unitprobe.inference.resampling import (
 from unitprobe.metrics._ranks import rank_responses, ranking_measures
 from unitprobe.metrics.information import bin_responses
 from unitprobe.metrics.registry import Measure, get_measure
-from unitprobe.typing import FloatArray, IntArray
+from unitprobe.metrics.tuning import shifted_class_moments
+from unitprobe.typing import BoolArray, FloatArray, IntArray
+
+# Below this share of the sum of squares, their difference has fewer than four correct digits.
+_CANCELLED = 1e-3
 
 
 def class_measures_null(
@@ -203,8 +207,10 @@ def class_measures_bootstrap(
         return draw_layouts(redraw, classes, counts, resamples, seed)
 
     # A class that hardly varies has squares about its own mean that are not lost to rounding.
-    centre = metrics.class_means(values, classes, counts.size)
-    results = _from_sums(wanted, values, classes, counts, layouts(), centre, resamples)
+    centre = _exact_class_means(values, classes, counts)
+    cancelled = np.zeros((resamples, values.shape[1]), dtype=bool)
+    results = _from_sums(wanted, values, classes, counts, layouts(), centre, resamples, cancelled)
+    _measure_cancelled(results, wanted, values, counts, layouts(), cancelled)
     left = {name: measure for name, measure in wanted.items() if name not in results}
     results |= _walked(left, values, counts, layouts())
     left = {name: measure for name, measure in left.items() if name not in results}
@@ -279,10 +285,12 @@ def _from_sums(
     layouts: Iterator[IntArray],
     centre: FloatArray,
     resamples: int,
+    cancelled: BoolArray | None = None,
 ) -> dict[str, FloatArray]:
     """Return the measures of class means and moments (resample, unit).
 
-    `centre` (class_name, unit) is what squares are taken about.
+    `centre` (class_name, unit) is what squares are taken about. `cancelled` (resample, unit) is
+    set where the variance within classes is a small difference of large sums.
     """
     of_means, of_moments = _of_needs(wanted, "means"), _of_needs(wanted, "moments")
     needed = [values] if of_means else []
@@ -299,12 +307,69 @@ def _from_sums(
         if of_moments:
             shifts, squares = means[-2:]
             variances = np.maximum(squares - shifts**2, 0.0)
+            if cancelled is not None:
+                within, whole = (sum_classes(counts, sums) for sums in (variances, squares))
+                cancelled[rows, units] = within < _CANCELLED * whole
             for name in of_moments:
                 moments = (counts, shifts + centre[:, units], variances)
                 results[name][rows, units] = measure_of_sums(wanted[name], *moments)
 
     _for_resampled_means(fill, needed, counts, layouts)
     return results
+
+
+def _exact_class_means(values: FloatArray, classes: IntArray, counts: IntArray) -> FloatArray:
+    """Return the class means (class_name, unit); of equal responses exactly that response."""
+    _, starts = np.unique(classes, return_index=True)
+    first = np.zeros((counts.size, values.shape[1]))
+    first[counts > 0] = values[starts]
+    means: FloatArray = first + metrics.class_means(values - first[classes], classes, counts.size)
+    return means
+
+
+def _measure_cancelled(
+    results: dict[str, FloatArray],
+    wanted: Mapping[str, Measure],
+    values: FloatArray,
+    counts: IntArray,
+    layouts: Iterator[IntArray],
+    cancelled: BoolArray,
+) -> None:
+    """Replace the measures of moments in `results` where `cancelled`, from the responses drawn.
+
+    A unit that few stimuli drive is constant in the redraws that miss them. Rounded sums cannot
+    tell that from a small variance.
+    """
+    names = list(_of_needs(wanted, "moments"))
+    constant = values.min(axis=0) == values.max(axis=0)
+    for name in names:
+        results[name][:, constant] = np.nan
+    cancelled &= ~constant
+    if not cancelled.any():
+        return
+    labels = np.repeat(np.arange(counts.size), counts)
+    by_unit = np.ascontiguousarray(values.T)
+    for row, layout in enumerate(layouts):
+        units = np.flatnonzero(cancelled[row])
+        if not units.size:
+            continue
+        drawn = by_unit[units[:, None], layout].T
+        varying = (drawn != drawn[0]).any(axis=0)
+        for name in names:
+            results[name][row, units[~varying]] = np.nan
+        if varying.any():
+            moments = shifted_class_moments(drawn[:, varying], labels, counts)
+            means, variances = (moment[None] for moment in moments)
+            for name in names:
+                of_units = measure_of_sums(wanted[name], counts, means, variances)
+                results[name][row, units[varying]] = of_units[0]
+
+
+def sum_classes(counts: IntArray, values: FloatArray) -> FloatArray:
+    """Return the sum (resample, unit) of values (resample, class_name, unit) times the counts."""
+    present = slice(None) if counts.all() else np.flatnonzero(counts)
+    total: FloatArray = np.einsum("c,rcu->ru", counts[present], values[:, present])
+    return total
 
 
 def measure_of_sums(
