@@ -102,6 +102,49 @@ def test_the_value_lies_in_its_interval_and_this_in_its_range(shift):
             assert high[defined].max() <= highest, name
 
 
+def test_the_area_of_a_dead_unit_has_an_interval_from_one_half():
+    responses, labels = np.zeros((60, 1)), np.repeat([0, 1, 2], 20)
+    observed, (low, high) = intervals(responses, labels, ["roc_auc"], resamples=99)["roc_auc"]
+    assert observed == 0.5
+    assert 0.5 == low <= high < 0.8
+
+
+def limits_of(measure, counts):
+    """The range of a measure, as the tables of the documentation have it."""
+    low, high = measure.range
+    return (
+        measure.smallest(counts) if measure.smallest else low,
+        measure.largest(counts) if measure.largest else high,
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(3, 30), min_size=2, max_size=6).filter(lambda sizes: sum(sizes) >= 60),
+    st.sampled_from([0.003, 0.05, 0.5, 1.0]),
+    st.sampled_from([0.0, 1.0, 20.0]),
+    st.booleans(),
+    st.integers(0, 2**16),
+)
+def test_every_interval_holds_its_value_and_stays_in_the_range(sizes, active, shift, ties, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    responses = rng.exponential(size=(len(labels), 4)) + shift * (labels == 0)[:, None]
+    responses *= rng.random(responses.shape) < active
+    if ties:
+        responses = np.round(responses)
+    responses[:, 3] = 0.0
+    for name, (observed, (low, high)) in intervals(responses, labels, resamples=30).items():
+        smallest, largest = limits_of(MEASURES[name], np.bincount(labels))
+        defined = ~np.isnan(low)
+        bounds = [np.minimum(smallest, observed), low, observed, high]
+        for below, above in zip(bounds, [*bounds[1:], np.maximum(largest, observed)], strict=True):
+            assert (below <= above)[defined].all(), name
+        if name not in ("mutual_information", "ccmas"):  # corrected; negative by its definition
+            known = observed[defined]
+            assert ((smallest - 1e-12 <= known) & (known <= largest + 1e-12)).all(), name
+
+
 def test_a_share_that_nothing_missed_has_the_lower_end_of_wilson():
     responses, labels = one_selective_class([30, 80, 90], 50.0, 3)
     found = intervals(responses, labels)

@@ -143,9 +143,13 @@ def class_measure_interval(
         low = np.where(few, np.minimum(low, whole * _wilson_low(share, trials)), low)
     if bounded or not measure.assumes_non_negative:
         smallest, largest = measure.range
+        if measure.smallest is not None:
+            smallest = measure.smallest(sizes)
         if measure.largest is not None:
             largest = measure.largest(sizes)
-        low, high = np.clip(low, smallest, largest), np.clip(high, smallest, largest)
+        # A corrected value may leave the range, and its interval holds it.
+        low = np.minimum(np.clip(low, smallest, largest), values)
+        high = np.maximum(np.clip(high, smallest, largest), values)
     if measure.needs == "extremes":
         tied = values == 0
         low, high = np.where(tied, np.nan, low), np.where(tied, np.nan, high)

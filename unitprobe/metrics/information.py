@@ -12,9 +12,12 @@ from unitprobe.metrics._ranks import RankedResponses, ranked_blocks
 from unitprobe.metrics.classes import require_two_classes
 from unitprobe.typing import Array
 
+#: The number of bins, unless another is given.
+BINS = 10
+
 
 def mutual_information(
-    responses: Array, labels: Array, *, bins: int = 10, corrected: bool = True
+    responses: Array, labels: Array, *, bins: int = BINS, corrected: bool = True
 ) -> Array:
     """Mutual information between the class and the binned response of each unit.
 
@@ -75,7 +78,7 @@ def mutual_information(
     return xp.concat(information)
 
 
-def bin_responses(responses: Array, bins: int = 10) -> Array:
+def bin_responses(responses: Array, bins: int = BINS) -> Array:
     """Put the responses of each unit into bins of equal numbers of stimuli.
 
     Parameters

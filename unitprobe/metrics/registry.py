@@ -80,13 +80,15 @@ class Measure:
     formula, source : str
         For the documentation: the formula or its words, and who proposed it.
     range : tuple of float
-        The smallest and the largest value. An interval never leaves it.
+        The smallest and the largest value. An interval leaves it only to hold an observed value
+        that does, such as a corrected information below 0.
     valid_range : tuple of float, optional
         The attribute of the variable, if values may leave `range`.
     range_text : str
         The range in words, where it depends on the data.
-    largest : callable, optional
-        From the numbers of stimuli (class_name,), the largest value, where it depends on them.
+    smallest, largest : callable, optional
+        From the numbers of stimuli (class_name,), the smallest and the largest value, where it
+        depends on them.
     constant : str
         For the documentation: the value of a unit that responds alike to every stimulus.
     units : str
@@ -139,6 +141,7 @@ class Measure:
     range: tuple[float, float] = (-inf, inf)
     valid_range: tuple[float, float] | None = None
     range_text: str = ""
+    smallest: Callable[[IntArray], float] | None = None
     largest: Callable[[IntArray], float] | None = None
     constant: str = ""
     units: str = "1"
@@ -225,6 +228,10 @@ def _largest_f(counts: IntArray) -> float:
     classes, stimuli = np.count_nonzero(counts), counts.sum()
     share = (1 - _NEGLIGIBLE_SHARE) / _NEGLIGIBLE_SHARE
     return float(share * (stimuli - classes) / max(classes - 1, 1))
+
+
+def _largest_information(counts: IntArray) -> float:
+    return float(np.log2(min(information.BINS, np.count_nonzero(counts))))
 
 
 def excess_of_redrawn_f(f: FloatArray, counts: IntArray) -> FloatArray:
@@ -461,7 +468,8 @@ for _measure in (
         formula=f"share of the most frequent class among the k = {ranking.K} highest responses",
         source="Zhou et al. 2015; Gale et al. 2020",
         range=(0, 1),
-        range_text="to 1",
+        range_text="1/C to 1",
+        smallest=lambda counts: 1.0 / np.count_nonzero(counts),
         constant="largest share of a class",
         has_classes=True,
         needs="ranks",
@@ -493,8 +501,9 @@ for _measure in (
         long_name="area under the ROC curve of the best class",
         formula="chance that a stimulus of A has a higher response than another",
         source="Mann and Whitney 1947",
-        range=(0, 1),
-        range_text="0.5 to 1",
+        range=(0.5, 1),
+        valid_range=(0, 1),
+        range_text="0.5 to 1; of a single class 0 to 1",
         constant="0.5",
         has_classes=True,
         needs="ranks",
@@ -512,6 +521,7 @@ for _measure in (
         source="as scikit-learn",
         range=(0, 1),
         range_text="above 0 to 1",
+        smallest=lambda counts: 1.0 / counts.sum(),
         constant="p, the largest share of a class",
         has_classes=True,
         needs="ranks",
@@ -543,7 +553,8 @@ for _measure in (
         formula="max_t 2 precision(t) recall(t) / (precision(t) + recall(t))",
         source="van Rijsbergen 1979",
         range=(0, 1),
-        range_text="above 0 to 1",
+        range_text="2 p / (1 + p) to 1; of a single class from 0",
+        smallest=_f1_of_chance,
         constant="2 p / (1 + p)",
         has_classes=True,
         needs="ranks",
@@ -586,7 +597,10 @@ for _measure in (
         long_name="mutual information of class and response",
         formula="of class and response in ten bins, after Miller and Madow",
         source="Shannon 1948; Panzeri et al. 2007",
+        range=(0, inf),
+        valid_range=_ANY,
         range_text="about 0 to log2 of classes or bins",
+        largest=_largest_information,
         constant="0",
         units="bit",
         needs="bins",
