@@ -282,6 +282,22 @@ def test_tables_have_a_row_per_unit_and_per_layer(analysis, tmp_path):
     assert list(layers["units"]) == [6, 6]
 
 
+def test_one_unit_that_separates_the_classes_leaves_the_mean_of_its_layer_finite():
+    labels = np.repeat(np.arange(4), 15)
+    responses = np.random.default_rng(0).random((60, 6))
+    alone = up.analyze(recording(responses[:, 1:], labels), n_permutations=9, n_bootstrap=9)
+    responses[:, 0] = labels == 2
+    analysis = up.analyze(recording(responses, labels), n_permutations=9, n_bootstrap=9)
+    assert np.isinf(analysis["relu"]["d_prime"][0])
+    table = up.layer_table(analysis).iloc[0]
+    for name in ("d_prime", "anova_f", "d_prime_high"):
+        assert table[f"{name}_infinite"] == 1
+        assert table[name] == pytest.approx(up.layer_table(alone).iloc[0][name])
+    assert "gini_infinite" not in table
+    assert "d_prime_infinite" not in up.layer_table(alone)
+    assert np.isfinite(table.drop("layer").astype(float).dropna()).all()
+
+
 def test_a_trained_selectivity_is_the_analyzed_one(tree):
     network, stimuli = networks.build_tiny(), make_stimuli(120)
     images = torch.stack([stimuli[i][0] for i in range(120)])

@@ -84,3 +84,15 @@ def test_wrong_arguments_are_refused():
         mean_over_units([0.5, 0.6], level=95)
     with pytest.raises(OptionError, match="resamples=0"):
         compare_to_baseline([0.5], [0.6], resamples=0)
+
+
+def test_infinite_values_are_left_out_of_means_and_counted():
+    values = np.array([1.0, 2.0, 4.0, np.nan])
+    plain, mixed = mean_over_units(values), mean_over_units(np.append(values, np.inf))
+    assert (mixed.value, mixed.low, mixed.high) == (plain.value, plain.low, plain.high)
+    assert (mixed.units, mixed.infinite, plain.infinite) == (3, 1, 0)
+    found = compare_to_baseline([1.0, 3.0, np.inf], [1.0, 2.0, 0.0])
+    assert found.difference == 1.0
+    assert found.low < 1.0 < found.high
+    assert found.auc == pytest.approx((1.5 + 3 + 3) / 9)
+    assert (found.units, found.baseline_units) == (3, 3)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from unitprobe.analysis.result_tables import finite_mean
 from unitprobe.errors import OptionError, StoreError, nearest
 from unitprobe.inference import compare_to_baseline, false_discovery_rate
 from unitprobe.metrics.registry import MEASURES, measures
@@ -60,8 +61,8 @@ def compare_analyses(
         ``value`` and ``baseline``, their ``difference`` with the ends ``low`` and ``high`` of its
         95% interval over units, ``auc``, the chance that a unit of the network has the larger
         value, ``p`` (two-sided), ``q`` (Benjamini-Hochberg over the layers) and the numbers of
-        units with a value, ``units`` and ``baseline_units``. NaN where a network has no unit with
-        a value.
+        units with a value, ``units`` and ``baseline_units``. Means and their difference leave
+        infinite values out. NaN where a network has no unit with a value.
 
     Raises
     ------
@@ -106,8 +107,8 @@ def compare_analyses(
                 {
                     "metric": name,
                     "layer": layer,
-                    "value": _mean(ours),
-                    "baseline": _mean(theirs),
+                    "value": finite_mean(ours),
+                    "baseline": finite_mean(theirs),
                     "difference": found.difference,
                     "low": found.low,
                     "high": found.high,
@@ -163,8 +164,3 @@ def _shared_metrics(
             else "the two have no statistic of units in common"
         )
     return found
-
-
-def _mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -120,7 +120,9 @@ def analyze(
         ``roc_auc``; name others to have theirs too, which takes longer.
 
         The root has the mean over units of each statistic, by ``layer``. NaN stands where a
-        statistic is not defined, such as the selectivity of a dead unit; means leave it out.
+        statistic is not defined, such as the selectivity of a dead unit; means leave it out. They
+        also leave infinite values out, such as the d-prime of a unit that varies only between
+        classes; if there are any, ``..._infinite`` counts them by layer.
 
         A layer that some stimuli did not reach, because the network's path depends on them, has the
         statistics of those that did, and the attribute ``unreached_stimuli``; one that stimuli of

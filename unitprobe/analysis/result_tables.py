@@ -155,8 +155,9 @@ def describe_variables(nodes: Mapping[str, xr.Dataset]) -> None:
 def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Return the mean over units, or over stimuli, of every statistic, by layer.
 
-    NaN is left out. ``selective_share`` is the share of units whose class selectivity has a q
-    below 0.05.
+    NaN and infinite values are left out. Where a statistic is infinite for any unit of any layer,
+    ``NAME_infinite`` counts these units. ``selective_share`` is the share of units whose class
+    selectivity has a q below 0.05.
     """
     first = next(iter(nodes.values()))
     summary = xr.Dataset(coords={"layer": np.asarray(list(nodes), dtype=object)})
@@ -165,10 +166,17 @@ def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
         is_class = str(name) == "preferred_class" or str(name).endswith("_class")
         if is_class or variable.dims == ("unit", "class_name"):
             continue
-        values = [_mean(node[name].values) for node in nodes.values()]
+        values = [finite_mean(node[name].values) for node in nodes.values()]
         summary["dead_share" if name == "dead" else name] = ("layer", np.asarray(values))
         if name != "dead":
             summary[name].attrs.update(_attributes_of_mean(variable))
+        infinite = [int(np.isinf(node[name].values).sum()) for node in nodes.values()]
+        if any(infinite):
+            summary[f"{name}_infinite"] = ("layer", np.asarray(infinite))
+            long_name = variable.attrs.get("long_name", name)
+            summary[f"{name}_infinite"].attrs.update(
+                long_name=f"{long_name}, number of infinite values left out of the mean", units="1"
+            )
     if "class_selectivity_q" in first:
         significant = [
             float((node["class_selectivity_q"] < 0.05).mean()) for node in nodes.values()
@@ -188,6 +196,7 @@ def _attributes_of_mean(variable: xr.DataArray) -> dict[str, Any]:
     return attributes
 
 
-def _mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    known = values[~np.isnan(values)]
+def finite_mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Return the mean without NaN and infinite values; NaN if none is left."""
+    known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -26,17 +26,20 @@ class UnitEstimate:
     Attributes
     ----------
     value : float
-        The mean over the units that have a value; NaN where none has.
+        The mean over the units that have a finite value; NaN where none has.
     low, high : float
         Ends of the interval; NaN for fewer than two units.
     units : int
-        How many units have a value.
+        How many units have a finite value.
+    infinite : int
+        How many have an infinite one, such as a d-prime, which the mean leaves out.
     """
 
     value: float
     low: float
     high: float
     units: int
+    infinite: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ class BaselineComparison:
     Attributes
     ----------
     difference : float
-        Mean over units less the mean over baseline units.
+        Mean over units less the mean over baseline units, without infinite values.
     low, high : float
-        Interval of the difference; NaN where either group has fewer than two units.
+        Interval of the difference; NaN where either group has fewer than two finite values.
     auc : float
         Probability that a unit exceeds a unit of the baseline, ties half; 0 to 1, 0.5 if neither
-        tends to.
+        tends to. Infinite values count.
     p : float
         Two-sided p-value of Mann and Whitney.
     units, baseline_units : int
@@ -110,14 +113,16 @@ def mean_over_units(
     >>> estimate.units, round(estimate.value, 3), round(estimate.low, 1), round(estimate.high, 1)
     (101, 0.5, 0.4, 0.6)
     """
-    present = _with_value(values, "values")
+    known = _with_value(values, "values")
     _check(level, resamples)
+    present = known[np.isfinite(known)]
+    infinite = known.size - present.size
     if present.size < 2:
         value = float(present[0]) if present.size else math.nan
-        return UnitEstimate(value, math.nan, math.nan, present.size)
+        return UnitEstimate(value, math.nan, math.nan, present.size, infinite)
     means = _bootstrapped_means(present, resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return UnitEstimate(float(present.mean()), float(low), float(high), present.size)
+    return UnitEstimate(float(present.mean()), float(low), float(high), present.size, infinite)
 
 
 def compare_to_baseline(
@@ -171,13 +176,16 @@ def compare_to_baseline(
     counts = trained.size, untrained.size
     if min(counts) == 0:
         return BaselineComparison(math.nan, math.nan, math.nan, math.nan, math.nan, *counts)
-    low, high = math.nan, math.nan
-    if min(counts) > 1:
+    difference, low, high = math.nan, math.nan, math.nan
+    finite = [group[np.isfinite(group)] for group in (trained, untrained)]
+    fewest = min(group.size for group in finite)
+    if fewest > 0:
+        difference = float(finite[0].mean() - finite[1].mean())
+    if fewest > 1:
         rng = np.random.default_rng(seed)
-        means = [_bootstrapped_means(group, resamples, rng) for group in (trained, untrained)]
+        means = [_bootstrapped_means(group, resamples, rng) for group in finite]
         tails = [(1 - level) / 2, (1 + level) / 2]
         low, high = np.quantile(means[0] - means[1], tails)
-    difference = float(trained.mean() - untrained.mean())
     auc, p = _mann_whitney(trained, untrained)
     return BaselineComparison(difference, float(low), float(high), auc, p, *counts)
 
