@@ -442,3 +442,35 @@ def test_layers_that_can_be_negative_are_warned_of():
         up.SelectivityRegularizer(model, example=example).attach().detach()
     up.SelectivityRegularizer(model, measure="d_prime", example=example).attach().detach()
     up.SelectivityRegularizer(model, "relu", example=example).attach().detach()
+
+
+@pytest.mark.parametrize("measure", ["class_selectivity", "d_prime"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_term_does_not_depend_on_the_scale_of_responses(measure, dtype):
+    torch.manual_seed(0)
+    images = torch.rand(40, 12, dtype=dtype)
+    images[:, 3] = 0.0  # a silent unit
+    images[:, 4] = 0.5  # a constant unit
+    labels = torch.arange(40) % 4
+    found = []
+    for scale in (1.0, 1e-3, 1e-6, 1e4):
+        model = nn.ReLU()
+        scaled = (scale * images).requires_grad_()
+        with up.SelectivityRegularizer(model, measure=measure) as regularizer:
+            model(scaled)
+            regularizer(labels).backward()
+        assert torch.isfinite(scaled.grad).all()
+        found.append(float(regularizer.selectivity))
+    np.testing.assert_allclose(found, found[0], rtol=2e-6)
+
+
+def test_weights_of_layers_keep_the_precision_of_the_network():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(6, 6), nn.ReLU()).double()
+    images, labels = torch.rand(12, 6, dtype=torch.float64), torch.arange(12) % 3
+    weights = {"0": 0.1, "2": 0.7}
+    with up.SelectivityRegularizer(model, weights=weights) as regularizer:
+        model(images)
+        regularizer(labels)
+    of_layers = {name: float(value) for name, value in regularizer.layer_selectivity.items()}
+    expected = (0.1 * of_layers["0"] + 0.7 * of_layers["2"]) / 0.8
+    assert float(regularizer.selectivity) == pytest.approx(expected, rel=1e-15)

@@ -17,8 +17,11 @@ from unitprobe.metrics import selectivity_index
 #: Names of the measures; see `SelectivityRegularizer`.
 RegularizedMeasure = Literal["class_selectivity", "class_selectivity_corrected", "d_prime"]
 
-#: Makes the measure of a unit without responses 0, and its gradient finite.
+#: Makes the measure of a unit without responses 0, and its gradient finite. A share: of the mean
+#: size of the responses of a unit, or of their variance, so that the measures have no scale.
 EPSILON = 1e-7
+# The share of the mean square that is added too, for a unit whose variance is rounding.
+_EPSILON_OF_SQUARES = 1e-10
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,11 @@ def measure_units(sums: BatchSums, measure: RegularizedMeasure) -> Tensor:
     if measure == "d_prime":
         values = _d_prime(sums.counts, of_classes, other)
     else:
-        values = _selectivity(sums.counts, of_classes)
+        size = sums.size / sums.counts.sum().clamp(min=1)
+        scale = size.masked_fill(size == 0, 1.0)
+        values = _selectivity(sums.counts, of_classes / scale)
         if measure == "class_selectivity_corrected":
-            values = values - _selectivity(sums.counts, other)
+            values = values - _selectivity(sums.counts, other / scale)
     return values.masked_fill(too_few, 0.0)
 
 
@@ -112,6 +117,7 @@ def _selectivity(counts: Tensor, sums: Tensor) -> Tensor:
 
 def _d_prime(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
     """Return the largest d-prime over classes, (unit,), with epsilon in the denominator."""
+    added = _share_of_variance(counts, sums.detach(), squares.detach())
     counts = counts[:, None]
     rest = (counts.sum() - counts).clamp(min=1)
     here = counts.clamp(min=1)
@@ -120,9 +126,18 @@ def _d_prime(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
     variance = (squares / here - mean.square()).clamp(min=0)
     variance_of_rest = ((squares.sum(0) - squares) / rest - mean_of_rest.square()).clamp(min=0)
     # Inside the root, because the gradient of a unit without variance would be infinite.
-    deviation = ((variance + variance_of_rest) / 2 + EPSILON).sqrt()
+    deviation = ((variance + variance_of_rest) / 2 + added).sqrt()
     by_class = ((mean - mean_of_rest) / deviation).masked_fill(counts == 0, -torch.inf)
     return by_class.amax(0)
+
+
+def _share_of_variance(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
+    """Return `EPSILON` of the variance of each unit over all stimuli, (unit,); never 0."""
+    stimuli = counts.sum().clamp(min=1)
+    square = squares.sum(0) / stimuli
+    variance = (square - (sums.sum(0) / stimuli).square()).clamp(min=0)
+    share = EPSILON * variance + _EPSILON_OF_SQUARES * square
+    return share.masked_fill(share == 0, EPSILON)
 
 
 class _SumOverProcesses(torch.autograd.Function):

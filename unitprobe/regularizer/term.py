@@ -147,7 +147,7 @@ class SelectivityRegularizer:
         self._example = example
         # Cached for the layers that the last batch reached, so that a batch need not wait for them.
         self._layer_of_unit: dict[tuple[int, ...], Tensor] = {}
-        self._share_of_layer: dict[tuple[str, ...], Tensor] = {}
+        self._share_of_layer: dict[tuple[str | torch.dtype, ...], Tensor] = {}
         self._responses: dict[str, Tensor] = {}
         self._watcher: CallWatcher | None = None
         self._first: torch.utils.hooks.RemovableHandle | None = None
@@ -259,11 +259,14 @@ class SelectivityRegularizer:
 
     def _shares(self, responses: dict[str, Tensor], like: Tensor) -> Tensor:
         """Return the weight of each layer in the mean over layers, (layer,)."""
-        names = tuple(responses)
-        if names not in self._share_of_layer:
-            weights = torch.tensor([self._weight(name) for name in names])
-            self._share_of_layer = {names: weights / weights.sum()}
-        share = self._share_of_layer[names] = self._share_of_layer[names].to(like)
+        key = (*responses, like.dtype)
+        if key not in self._share_of_layer:
+            weights = [self._weight(name) for name in responses]
+            largest = max(weights) or 1.0  # the sum of huge weights would be infinite
+            scaled = torch.tensor([weight / largest for weight in weights], dtype=torch.float64)
+            # Converted before it is moved: some devices have no float64.
+            self._share_of_layer = {key: (scaled / scaled.sum().clamp(min=1)).to(like.dtype)}
+        share = self._share_of_layer[key] = self._share_of_layer[key].to(like.device)
         return share
 
     def _with_earlier(self, sums: BatchSums) -> BatchSums:
