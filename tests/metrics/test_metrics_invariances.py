@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unitprobe import metrics
+from unitprobe.inference import class_measures_bootstrap, class_measures_null
 from unitprobe.metrics import dimensionality
+from unitprobe.metrics.registry import MEASURES, measures
 
 PER_UNIT = {
     "class_selectivity": metrics.class_selectivity,
@@ -143,3 +145,56 @@ def test_dimensionality_is_the_same_from_responses_and_from_their_spectrum(layer
         responses, 0.5
     )
     same(spectrum.sum(), responses.var(axis=0, ddof=1).sum())
+
+
+HAVE_A_SCALE = ("localist_selectivity", "tuning_curve", "class_variance")
+OF_PAIRS = (
+    "canonical_correlations",
+    "linear_cka",
+    "procrustes_similarity",
+    "pwcca",
+    "svcca",
+    "representational_similarity",
+)
+
+
+@quick
+@given(
+    st.sampled_from([name for name in MEASURES if name not in HAVE_A_SCALE]),
+    st.sampled_from([-900, -664, -300, 300, 664, 900]),
+    st.integers(0, 2**16),
+)
+def test_no_scale_of_responses_changes_a_measure_without_a_scale(name, exponent, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(90) % 3
+    responses = np.maximum(rng.normal(size=(90, 5)) + (labels == 0)[:, None], 0)
+    responses[:, 4] = 0.0
+    found = [
+        np.asarray(MEASURES[name].compute(scale * responses, labels, 3), dtype=float)
+        for scale in (1.0, 2.0**exponent)
+    ]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [-664, 664])
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_no_scale_of_responses_changes_a_similarity(name, exponent):
+    x = np.random.default_rng(0).normal(size=(40, 5))
+    y = x[:, :4] + np.random.default_rng(1).normal(size=(40, 4))
+    function = getattr(metrics, name)
+    np.testing.assert_allclose(function(2.0**exponent * x, y), function(x, y), rtol=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-664, 664])
+def test_no_scale_of_responses_changes_nulls_and_bootstraps(exponent):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    responses = np.maximum(rng.normal(size=(60, 4)), 0)
+    for resample in (class_measures_null, class_measures_bootstrap):
+        names = [name for name in measures("class") if name not in HAVE_A_SCALE]
+        plain, scaled = (
+            resample(values, labels, names=names, resamples=5, seed=0)
+            for values in (responses, 2.0**exponent * responses)
+        )
+        for name in names:
+            np.testing.assert_allclose(scaled[name], plain[name], rtol=1e-6, atol=1e-9)

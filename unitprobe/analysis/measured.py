@@ -12,6 +12,7 @@ import xarray as xr
 from unitprobe import inference
 from unitprobe import metrics as m
 from unitprobe.errors import ResponseError
+from unitprobe.metrics._arrays import safely_scaled
 from unitprobe.metrics._ranks import rank_responses, ranking_measures
 from unitprobe.metrics.registry import MEASURES
 from unitprobe.typing import Array, FloatArray, IntArray
@@ -202,7 +203,7 @@ class LayerOfResponses(MeasuredLayer):
         """Return the measures by name: see `MeasuredLayer.values`."""
         values = self._ranking(names)
         if any(MEASURES[name].needs == "spectrum" for name in names):
-            spectrum = m.covariance_spectrum(self._responses)
+            spectrum = m.covariance_spectrum(safely_scaled(self._responses, axis=None))
         for name in names:
             measure, responses = MEASURES[name], self._responses_for(name)
             if measure.needs == "spectrum" and measure.of is not None:

@@ -27,6 +27,7 @@ from unitprobe.inference.resampling import (
     redraw,
     shuffle,
 )
+from unitprobe.metrics._arrays import safe_scale, safely_scaled
 from unitprobe.metrics._ranks import rank_responses, ranking_measures
 from unitprobe.metrics.information import bin_responses
 from unitprobe.metrics.registry import Measure, get_measure
@@ -295,6 +296,9 @@ def _from_sums(
     of_means, of_moments = _of_needs(wanted, "means"), _of_needs(wanted, "moments")
     needed = [values] if of_means else []
     if of_moments:
+        scale = safe_scale(values)
+        if scale is not None:
+            values, centre = values * scale, centre * scale
         deviations = values - centre[classes]
         needed += [deviations, deviations**2]
     results = _empty(of_means | of_moments, resamples, values.shape[1])
@@ -348,7 +352,7 @@ def _measure_cancelled(
     if not cancelled.any():
         return
     labels = np.repeat(np.arange(counts.size), counts)
-    by_unit = np.ascontiguousarray(values.T)
+    by_unit = np.ascontiguousarray(safely_scaled(values).T)
     for row, layout in enumerate(layouts):
         units = np.flatnonzero(cancelled[row])
         if not units.size:

@@ -134,6 +134,31 @@ def centred(responses: Array) -> Array:
     return responses - xp.mean(responses, axis=0, keepdims=True)
 
 
+def safe_scale(responses: Array, axis: int | None = 0) -> Array | None:
+    """Return powers of 2 by which responses of extreme size are multiplied before they are squared.
+
+    Without them the squares of responses of 1e200 or 1e-200 overflow or underflow. The powers are
+    1 for all others, and have length 1 along `axis`; None if no response is extreme.
+    """
+    xp = array_namespace(responses)
+    info = xp.finfo(responses.dtype)
+    size = xp.abs(responses)
+    largest = xp.max(size) if axis is None else xp.max(size, axis=axis, keepdims=True)
+    too_small = (largest > 0) & (largest < float(info.smallest_normal) ** 0.25)
+    extreme = too_small | (largest > float(info.max) ** 0.25)
+    if not xp.any(extreme):
+        return None
+    exponent = xp.floor(xp.log2(xp.where(extreme, largest, xp.ones_like(largest))))
+    widest = 960.0 if info.bits == 64 else 120.0
+    return 2.0 ** -xp.clip(exponent, min=-widest, max=widest)
+
+
+def safely_scaled(responses: Array, axis: int | None = 0) -> Array:
+    """Return responses times `safe_scale`, for measures that do not depend on the scale."""
+    scale = safe_scale(responses, axis)
+    return responses if scale is None else responses * scale
+
+
 def divide(numerator: Array, denominator: Array) -> Array:
     """Return the quotient, NaN where the denominator is 0, without a warning or a NaN gradient."""
     xp = array_namespace(numerator, denominator)

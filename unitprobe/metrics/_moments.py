@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import as_array, divide, widen
+from unitprobe.metrics._arrays import as_array, divide, safely_scaled, widen
 from unitprobe.metrics.classes import as_labelled
 from unitprobe.metrics.tuning import class_counts, shifted_class_moments
 from unitprobe.typing import Array
@@ -49,6 +49,8 @@ def labelled_moments(
 ) -> tuple[Array, Array, Array]:
     """Return the counts, means and variances of classes, of responses less the first.
 
+    Those of a unit with extreme responses are of its responses times `safe_scale`.
+
     Raises
     ------
     ResponseError, LabelError
@@ -56,7 +58,7 @@ def labelled_moments(
     """
     responses, labels, class_count = as_labelled(responses, labels, class_count)
     counts = class_counts(labels, class_count)
-    return (counts, *shifted_class_moments(responses, labels, counts))
+    return (counts, *shifted_class_moments(safely_scaled(responses), labels, counts))
 
 
 def pool_classes(counts: Array, means: Array, variances: Array) -> PooledClasses:

@@ -8,7 +8,7 @@ layers of a and b dimensions share at least a + b - (n - 1) directions whatever 
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
@@ -181,20 +181,18 @@ def pwcca(x: Array, y: Array) -> Array:
 
 def _component_pair(x: Array, y: Array) -> tuple[_Components, _Components]:
     wide_x, wide_y = response_pair(x, y)
-    return _components(centred(wide_x), x), _components(centred(wide_y), y)
+    return _components(wide_x, as_array(x).dtype), _components(wide_y, as_array(y).dtype)
 
 
-def _components(responses: Array, given: Array) -> _Components:
-    """Return the components of centred responses that rounding of what was given cannot explain."""
+def _components(responses: Array, given: Any) -> _Components:
+    """Return the components of responses, centred, that rounding to `given` cannot explain."""
     xp = array_namespace(responses)
     with full_precision(responses):
-        scores, sizes, loadings = xp.linalg.svd(responses, full_matrices=False)
+        scores, sizes, loadings = xp.linalg.svd(centred(responses), full_matrices=False)
     epsilon = xp.finfo(responses.dtype).eps
     noise = max(responses.shape) * epsilon * sizes[0]
-    given = as_array(given)
-    if xp.isdtype(given.dtype, "real floating"):
-        wide = xp.astype(given, responses.dtype)
-        noise = max(noise, xp.finfo(given.dtype).eps * xp.sqrt(xp.sum(wide**2)))
+    if xp.isdtype(given, "real floating"):
+        noise = max(noise, xp.finfo(given).eps * xp.sqrt(xp.sum(responses**2)))
     count = int(xp.sum(xp.astype(sizes > noise, xp.int64)))
     return _Components(scores[:, :count], sizes[:count], loadings[:count, :])
 

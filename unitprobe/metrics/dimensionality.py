@@ -11,7 +11,15 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import as_array, as_responses, centred, divide, full_precision, widen
+from unitprobe.metrics._arrays import (
+    as_array,
+    as_responses,
+    centred,
+    divide,
+    full_precision,
+    safely_scaled,
+    widen,
+)
 from unitprobe.typing import Array
 
 _STIMULI_AT_A_TIME = 8192
@@ -61,6 +69,11 @@ def covariance_spectrum(responses: Array) -> Array:
     eigenvalues = xp.flip(xp.linalg.eigvalsh(gram / max(stimuli - 1, 1)), axis=0)
     noise = max(stimuli, units) * xp.finfo(x.dtype).eps * eigenvalues[0]
     return xp.where(eigenvalues > noise, eigenvalues, 0.0)
+
+
+def _scale_free_spectrum(responses: Array) -> Array:
+    """Return `covariance_spectrum`, of responses times a power of 2 if they are of extreme size."""
+    return covariance_spectrum(safely_scaled(as_responses(responses), axis=None))
 
 
 def _products_of_units(responses: Array) -> Array:
@@ -114,7 +127,7 @@ def participation_ratio(responses: Array) -> Array:
     >>> float(participation_ratio(np.array([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])))
     1.0
     """
-    return participation_ratio_from_spectrum(covariance_spectrum(responses))
+    return participation_ratio_from_spectrum(_scale_free_spectrum(responses))
 
 
 def participation_ratio_from_spectrum(eigenvalues: Array) -> Array:
@@ -170,7 +183,7 @@ def effective_rank(responses: Array) -> Array:
     >>> float(effective_rank(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])))
     2.0
     """
-    return effective_rank_from_spectrum(covariance_spectrum(responses))
+    return effective_rank_from_spectrum(_scale_free_spectrum(responses))
 
 
 def effective_rank_from_spectrum(eigenvalues: Array) -> Array:
@@ -233,7 +246,7 @@ def components_for(responses: Array, share: float) -> int:
     >>> components_for(np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 0.9)
     1
     """
-    return components_from_spectrum(covariance_spectrum(responses), share)
+    return components_from_spectrum(_scale_free_spectrum(responses), share)
 
 
 def components_90(responses: Array) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unitprobe.compiled import run_in_threads
 from unitprobe.errors import OptionError
-from unitprobe.metrics._arrays import as_responses
+from unitprobe.metrics._arrays import as_responses, safely_scaled
 from unitprobe.metrics._neighbours import nearest_distances
 from unitprobe.typing import Array, FloatArray
 
@@ -114,8 +114,8 @@ def mle_dimension(responses: Array, *, neighbours: int = 20) -> float:
 
 
 def _distinct(responses: Array) -> FloatArray:
-    """Return the responses in NumPy, each row once."""
-    wide = as_responses(responses)
+    """Return the responses in NumPy, safe to square, each row once."""
+    wide = safely_scaled(as_responses(responses), axis=None)
     if array_api_compat.is_torch_array(wide):
         wide = wide.detach().cpu()
     points = np.ascontiguousarray(wide, dtype=np.float64)

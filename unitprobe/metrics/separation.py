@@ -24,7 +24,7 @@ from __future__ import annotations
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import LabelError, OptionError
-from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision
+from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision, safely_scaled
 from unitprobe.metrics._moments import labelled_moments, pool_classes
 from unitprobe.metrics.classes import (
     Reduction,
@@ -299,7 +299,7 @@ def _correlation(responses: Array, probabilities: Array) -> Array:
             f"probabilities of {probabilities.shape[0]} stimuli do not fit responses to "
             f"{responses.shape[0]}"
         )
-    x = centred(responses)
+    x = centred(safely_scaled(responses))
     p = centred(xp.asarray(probabilities, device=device(x)))
     with full_precision(x):
         products = p.T @ x

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import OptionError, ResponseError
-from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision
+from unitprobe.metrics._arrays import as_responses, centred, divide, full_precision, safely_scaled
 from unitprobe.typing import Array
 
 #: Distance between the responses to two stimuli; see `representational_similarity`.
@@ -15,7 +15,7 @@ StimulusDistance = Literal["correlation", "euclidean"]
 
 
 def response_pair(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the responses of two layers to the same stimuli in full precision.
+    """Return the responses of two layers to the same stimuli in full precision, safe to square.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def response_pair(x: Array, y: Array) -> tuple[Array, Array]:
         raise ResponseError(
             f"both layers must have the same stimuli, got {x.shape[0]} and {y.shape[0]}"
         )
-    return x, y
+    return safely_scaled(x, axis=None), safely_scaled(y, axis=None)
 
 
 def linear_cka(x: Array, y: Array, *, unbiased: bool = False) -> Array:

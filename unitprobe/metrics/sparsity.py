@@ -12,7 +12,14 @@ import math
 from array_api_compat import array_namespace, device
 
 from unitprobe.errors import ResponseError
-from unitprobe.metrics._arrays import as_array, as_responses, centred, divide, full_precision
+from unitprobe.metrics._arrays import (
+    as_array,
+    as_responses,
+    centred,
+    divide,
+    full_precision,
+    safely_scaled,
+)
 from unitprobe.typing import Array
 
 
@@ -48,7 +55,7 @@ def activity_ratio(responses: Array, axis: int = 0) -> Array:
     >>> activity_ratio(np.array([[1.0, 4.0, 0.0], [1.0, 0.0, 0.0]]))
     array([1. , 0.5, nan])
     """
-    responses = as_responses(responses)
+    responses = safely_scaled(as_responses(responses), axis)
     xp = array_namespace(responses)
     return divide(xp.mean(responses, axis=axis) ** 2, xp.mean(responses**2, axis=axis))
 
@@ -165,7 +172,7 @@ def hoyer_sparseness(responses: Array) -> Array:
     >>> hoyer_sparseness(responses)
     array([0.66144459])
     """
-    responses = as_responses(responses)
+    responses = safely_scaled(as_responses(responses))
     xp = array_namespace(responses)
     root = math.sqrt(responses.shape[0])
     ratio = divide(
