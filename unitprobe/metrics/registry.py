@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf, isfinite
+from math import inf, isfinite, log2
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -231,7 +231,7 @@ def _largest_f(counts: IntArray) -> float:
 
 
 def _largest_information(counts: IntArray) -> float:
-    return float(np.log2(min(information.BINS, np.count_nonzero(counts))))
+    return log2(min(information.BINS, int(np.count_nonzero(counts))))
 
 
 def excess_of_redrawn_f(f: FloatArray, counts: IntArray) -> FloatArray:

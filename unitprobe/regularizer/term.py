@@ -147,7 +147,7 @@ class SelectivityRegularizer:
         self._example = example
         # Cached for the layers that the last batch reached, so that a batch need not wait for them.
         self._layer_of_unit: dict[tuple[int, ...], Tensor] = {}
-        self._share_of_layer: dict[tuple[str | torch.dtype, ...], Tensor] = {}
+        self._share_of_layer: dict[tuple[object, ...], Tensor] = {}
         self._responses: dict[str, Tensor] = {}
         self._watcher: CallWatcher | None = None
         self._first: torch.utils.hooks.RemovableHandle | None = None
