@@ -130,12 +130,13 @@ def test_damage_is_drawn_against_selectivity_with_the_rank_correlation(analysis,
 
 
 def test_only_units_of_both_trees_are_held_against_each_other(analysis, ablation):
+    root = xr.Dataset(attrs=ablation.attrs)
     few = xr.DataTree.from_dict(
-        {"conv1.relu": ablation["conv1.relu"].isel(unit=[1, 3]).to_dataset()}
+        {"/": root, "conv1.relu": ablation["conv1.relu"].isel(unit=[1, 3]).to_dataset()}
     )
     table = plots.selectivity_and_damage(analysis, few)
     assert table[["layer", "unit"]].values.tolist() == [["conv1.relu", 1], ["conv1.relu", 3]]
-    other = xr.DataTree.from_dict({"elsewhere": ablation["conv1.relu"].to_dataset()})
+    other = xr.DataTree.from_dict({"/": root, "elsewhere": ablation["conv1.relu"].to_dataset()})
     with pytest.raises(StoreError, match="elsewhere"):
         plots.selectivity_and_damage(analysis, other)
 
@@ -178,6 +179,7 @@ def test_a_missing_statistic_is_named(plot, missing):
         plot(analysis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 120])
 def test_one_layer_and_very_many_can_be_read(count):
     analysis = trees.make_analysis(

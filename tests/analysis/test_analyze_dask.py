@@ -10,6 +10,7 @@ import unitprobe as up
 from unitprobe.analysis import read_responses
 
 pytest.importorskip("dask")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["mean", "none"])

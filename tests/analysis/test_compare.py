@@ -72,7 +72,7 @@ def test_only_the_statistics_asked_for(both):
     [
         (lambda: analyzed(2, make_stimuli(64)), StoreError, "with stimuli .*compare them on the"),
         (lambda: analyzed(2, pool="max"), StoreError, "pooling mean, the baseline with max"),
-        (lambda: analyzed(1), StoreError, "both are of the weights"),
+        (lambda: analyzed(1), StoreError, "both analyses have the weights"),
         (
             lambda: analyzed(2, layers="conv", metrics=["d_prime"]),
             StoreError,
@@ -92,7 +92,7 @@ def test_a_statistic_that_one_of_them_lacks(both):
 
 def test_a_recording_is_not_an_analysis(both, tmp_path):
     recording = up.record(Tuned(1).eval(), STIMULI, tmp_path / "s.h5")
-    with pytest.raises(StoreError, match="two analyses, and what it is given holds: recording"):
+    with pytest.raises(StoreError, match="two analyses, and this tree holds: recording"):
         compare_analyses(both[0], recording)
 
 
@@ -113,4 +113,4 @@ def test_from_the_command_line_a_trained_network_and_an_untrained(both, tmp_path
     expected = compare_analyses(*both, metrics=["class_selectivity"])
     np.testing.assert_allclose(found["difference"], expected["difference"][:1], atol=1e-5)
     line = fails(2, "compare", tmp_path / "trained.h5", tmp_path / "trained.h5")
-    assert "both are of the weights" in line
+    assert "both analyses have the weights" in line

@@ -4,6 +4,8 @@ import xarray as xr
 from unitprobe.demo import run_demo, training
 from unitprobe.errors import StoreExistsError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
@@ -11,7 +13,6 @@ def shown(tmp_path_factory):
     return out, list(run_demo(out, progress=False))
 
 
-@pytest.mark.slow
 def test_it_leaves_three_stores_a_table_plots_and_a_page(shown):
     out, lines = shown
     for name in ("suppressed", "plain", "promoted"):
@@ -24,7 +25,6 @@ def test_it_leaves_three_stores_a_table_plots_and_a_page(shown):
     assert any(str(out / "index.html") in line for line in lines)
 
 
-@pytest.mark.slow
 def test_the_regularizer_moves_selectivity_both_ways_at_little_cost(shown):
     out, _ = shown
     values, accuracy = {}, {}
@@ -43,7 +43,6 @@ def test_it_never_writes_over_what_is_there(shown):
         next(run_demo(out, progress=False))
 
 
-@pytest.mark.slow
 def test_the_same_seed_trains_the_same_network():
     import torch
 

@@ -121,6 +121,7 @@ def test_absent_classes_do_not_matter():
     assert spread.value == present.value
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-6, 1.0, 1e6]))
 def test_the_scale_of_the_responses_does_not_matter_and_the_seed_decides_all(seed, scale):

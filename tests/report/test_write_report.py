@@ -217,6 +217,7 @@ def test_overwriting_replaces_only_what_a_report_wrote(analysis, ablation, tmp_p
     assert (tmp_path / "plots" / "mine.svg").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_report_or_nothing(
     analysis, ablation, tmp_path, monkeypatch
 ):

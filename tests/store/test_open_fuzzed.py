@@ -121,6 +121,7 @@ def test_flipped_and_missing_bits_are_refused_or_change_nothing(store, tmp_path)
             assert outcome == expected
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sealed", [True, False])
 def test_an_unsealed_store_is_refused_or_read_too(store, tmp_path, sealed):
     paths = []

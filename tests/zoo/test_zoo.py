@@ -216,6 +216,7 @@ def run(name):
     gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_short_row_of_networks(name):
     run(name)
