@@ -417,4 +417,4 @@ class _Run:
 
 def _mix(seed: int, epoch: int) -> int:
     """Return one seed for a run's seed and an epoch, far from those of all others."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
