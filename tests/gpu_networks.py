@@ -121,7 +121,7 @@ class Packed:
             new = [
                 cell
                 for cell in self._work.cells
-                if cell.name not in self._finished and cell.state(1e9) == "finished"
+                if cell.name not in self._finished and cell.state() == "finished"
             ]
             for cell in new:
                 self._finished[cell.name] = self._describe(cell)

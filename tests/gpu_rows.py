@@ -375,7 +375,7 @@ def _without_regularizer(steps: Iterator[None]) -> Iterator[None]:
             self.selectivity = torch.zeros((), device=labels.device)
             return self.selectivity
 
-    with mock.patch("training.SelectivityRegularizer", Nothing):
+    with mock.patch("recipes.selectivity_regularization.training.SelectivityRegularizer", Nothing):
         next(steps)
     yield
     yield from steps
