@@ -19,6 +19,9 @@ settings.load_profile("same")
 
 REAL_GPU = torch.cuda.is_available()
 
+# The networks of the tests are so small that a second thread makes them slower, twice on 2 cores.
+torch.set_num_threads(1)
+
 # What `pytest` runs when neither a path nor `-m` says what to run. CI runs `-m "not zoo"`.
 QUICK = "not (slow or process or recipe or zoo)"
 
