@@ -59,7 +59,7 @@ def packages_imported(path):
             assert node.level == 0, f"{path} has a relative import"
             module = (node.module or "").split(".")
             if module == ["unitprobe"]:
-                yield from (alias.name for alias in node.names)
+                yield from (a.name for a in node.names if a.name != "__version__")
             elif module[0] == "unitprobe":
                 yield module[1]
         elif isinstance(node, ast.Import):

@@ -10,7 +10,7 @@ from test_cli import fails, run
 from torch import nn
 
 import unitprobe as up
-from unitprobe.analysis import compare_analyses
+from unitprobe.analysis import compare
 from unitprobe.errors import OptionError, StoreError
 
 STIMULI = make_stimuli(60)
@@ -39,7 +39,7 @@ def both():
 
 
 def test_each_row_compares_the_units_of_a_layer(both):
-    table = compare_analyses(*both).set_index(["metric", "layer"])
+    table = compare(*both).set_index(["metric", "layer"])
     for name in ("class_selectivity", "class_selectivity_corrected", "gini", "fraction_active"):
         for layer in ("relu", "other"):
             row = table.loc[name, layer]
@@ -56,13 +56,13 @@ def test_each_row_compares_the_units_of_a_layer(both):
 
 
 def test_classes_and_bounds_are_not_compared(both):
-    names = set(compare_analyses(*both)["metric"])
+    names = set(compare(*both)["metric"])
     assert "roc_auc" in names
     assert not names & {"preferred_class", "d_prime_class", "roc_auc_error", "gini_error", "dead"}
 
 
 def test_only_the_statistics_asked_for(both):
-    table = compare_analyses(*both, metrics=["incoming_l1"])
+    table = compare(*both, metrics=["incoming_l1"])
     assert table["metric"].tolist() == ["incoming_l1"] * 2
     assert table["baseline_units"].tolist() == [12, 12]
 
@@ -82,18 +82,18 @@ def test_only_the_statistics_asked_for(both):
 )
 def test_what_cannot_be_compared(both, other, error, match):
     with pytest.raises(error, match=match):
-        compare_analyses(both[0], other())
+        compare(both[0], other())
 
 
 def test_a_statistic_that_one_of_them_lacks(both):
     with pytest.raises(OptionError, match=r"'ginny' .*nearest are .*gini"):
-        compare_analyses(*both, metrics=["ginny"])
+        compare(*both, metrics=["ginny"])
 
 
 def test_a_recording_is_not_an_analysis(both, tmp_path):
     recording = up.record(Tuned(1).eval(), STIMULI, tmp_path / "s.h5")
     with pytest.raises(StoreError, match="two analyses, and this tree holds: recording"):
-        compare_analyses(both[0], recording)
+        compare(both[0], recording)
 
 
 @pytest.mark.process
@@ -110,7 +110,7 @@ def test_from_the_command_line_a_trained_network_and_an_untrained(both, tmp_path
     assert "compared 2 layers by" in shown
     table = pd.read_csv(out)
     found = table[(table["metric"] == "class_selectivity") & (table["layer"] == "relu")]
-    expected = compare_analyses(*both, metrics=["class_selectivity"])
+    expected = compare(*both, metrics=["class_selectivity"])
     np.testing.assert_allclose(found["difference"], expected["difference"][:1], atol=1e-5)
     line = fails(2, "compare", tmp_path / "trained.h5", tmp_path / "trained.h5")
     assert "both analyses have the weights" in line

@@ -1,12 +1,13 @@
 """From responses to a table: every statistic of every unit, labelled."""
 
-from unitprobe.analysis.baseline import compare_analyses
+from unitprobe.analysis.baseline import compare
 from unitprobe.analysis.driver import analyze
 from unitprobe.analysis.result_tables import (
     add_false_discovery_rates,
     layer_table,
     open_result,
     summarize_layers,
+    tidy,
     unit_table,
     warn_if_signed,
 )
@@ -15,11 +16,12 @@ from unitprobe.analysis.sources import read_responses
 __all__ = [
     "add_false_discovery_rates",
     "analyze",
-    "compare_analyses",
+    "compare",
     "layer_table",
     "open_result",
     "read_responses",
     "summarize_layers",
+    "tidy",
     "unit_table",
     "warn_if_signed",
 ]

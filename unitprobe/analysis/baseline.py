@@ -32,7 +32,7 @@ _COLUMNS = (
 )
 
 
-def compare_analyses(
+def compare(
     analysis: xr.DataTree,
     baseline: xr.DataTree,
     *,
@@ -78,7 +78,7 @@ def compare_analyses(
     Examples
     --------
     >>> import torch, unitprobe as up
-    >>> from unitprobe.analysis import compare_analyses
+    >>> from unitprobe.analysis import compare
     >>> def network(seed):
     ...     torch.manual_seed(seed)
     ...     return torch.nn.Sequential(
@@ -86,7 +86,7 @@ def compare_analyses(
     ...     )
     >>> stimuli = up.load_stimuli("digits", limit=50)
     >>> both = [up.analyze(network(seed), stimuli, metrics=["gini"]) for seed in (0, 1)]
-    >>> compare_analyses(*both)[["metric", "layer", "units", "baseline_units"]]
+    >>> compare(*both)[["metric", "layer", "units", "baseline_units"]]
       metric layer  units  baseline_units
     0   gini     2      5               5
     """
@@ -127,9 +127,7 @@ def compare_analyses(
 def _check(analysis: xr.DataTree, baseline: xr.DataTree) -> None:
     for tree in (analysis, baseline):
         if content_of(tree) != "analysis":
-            raise StoreError(
-                f"compare_analyses takes two analyses, and this tree holds: {content_of(tree)}"
-            )
+            raise StoreError(f"compare takes two analyses, and this tree holds: {content_of(tree)}")
     for what, attribute in (("stimuli", "stimuli_fingerprint"), ("pooling", "pool")):
         ours, theirs = (tree.attrs.get(attribute) for tree in (analysis, baseline))
         if ours != theirs:

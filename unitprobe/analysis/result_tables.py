@@ -61,6 +61,69 @@ def unit_table(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+#: The endings of what belongs to a measure: its null, its tests and its interval.
+_ENDINGS = ("null_mean", "null_std", "z", "p", "q", "corrected", "low", "high")
+
+
+def tidy(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the per-unit statistics as one long table, as seaborn and R take them.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree or path
+        From `analyze` or `ablate`, or its path.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each unit, statistic and layer: ``layer``, ``unit``, ``statistic``, ``value``.
+        Where any statistic has a null, a test or an interval, there are also columns such as
+        ``null_mean``, ``q``, ``corrected``, ``low`` and ``high``; NaN for statistics without them.
+        Statistics that hold the index of a class, such as ``preferred_class``, are numbers too.
+
+    Raises
+    ------
+    StoreError
+        It is another kind of tree.
+
+    See Also
+    --------
+    unit_table : The same with a column for each statistic.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> node = xr.Dataset(
+    ...     {"gini": ("unit", np.array([0.5, 0.25])), "dead": ("unit", np.array([False, True]))},
+    ...     coords={"unit": [0, 1]},
+    ... )
+    >>> root = xr.Dataset(attrs={"unitprobe_content": "analysis"})
+    >>> tidy(xr.DataTree.from_dict({"/": root, "relu": node}))
+      layer  unit statistic  value
+    0  relu     0      gini   0.50
+    1  relu     1      gini   0.25
+    2  relu     0      dead   0.00
+    3  relu     1      dead   1.00
+    """
+    tree = open_result(tree, "tidy", "analysis", "ablation")
+    tables = []
+    for layer, node in tree.children.items():
+        dataset = node.to_dataset(inherit=False)
+        columns = [str(name) for name, found in dataset.items() if found.dims == ("unit",)]
+        for name in columns:
+            if any(
+                name.endswith(f"_{end}") and name[: -len(end) - 1] in columns for end in _ENDINGS
+            ):
+                continue
+            beside = {end: f"{name}_{end}" for end in _ENDINGS if f"{name}_{end}" in columns}
+            table = {"layer": layer, "unit": dataset["unit"], "statistic": name}
+            table["value"] = dataset[name].astype(np.float64)
+            tables.append(
+                pd.DataFrame(table | {end: dataset[column] for end, column in beside.items()})
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
 def layer_table(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
     """Return the per-layer summary of an analysis, one row per layer.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from unitprobe import __version__
 from unitprobe.cli.ablate import ablate_command, attribute_command
 from unitprobe.cli.arguments import (
     BatchSize,
@@ -38,12 +39,28 @@ from unitprobe.cli.protocol import protocol_group
 from unitprobe.errors import OptionError
 
 app = typer.Typer(
-    help="What do the single units of an image network do, and does it matter?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"unitprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Tell what the single units of a network do, and whether it matters."""
+
 
 # The columns of the table by layer that `analyze` prints; the file has all.
 _SUMMARY = (

@@ -35,7 +35,7 @@ def compare(
     overwrite: Overwrite = False,
 ) -> None:
     """Compare the units of a network with those of a baseline, layer by layer."""
-    from unitprobe.analysis import analyze, compare_analyses
+    from unitprobe import analysis
     from unitprobe.store import check_output, content_of, open_store, writing
 
     if out is not None:
@@ -50,9 +50,11 @@ def compare(
     def analysis_of(tree: xr.DataTree) -> xr.DataTree:
         if content_of(tree) != "recording":
             return tree
-        return analyze(tree, n_permutations=n_permutations, seed=seed, signed=cast(Any, signed))
+        return analysis.analyze(
+            tree, n_permutations=n_permutations, seed=seed, signed=cast(Any, signed)
+        )
 
-    table = compare_analyses(*map(analysis_of, trees), metrics=metrics, seed=seed)
+    table = analysis.compare(*map(analysis_of, trees), metrics=metrics, seed=seed)
     if out is not None:
         with writing(out):
             table.to_csv(out, index=False)

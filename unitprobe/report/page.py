@@ -13,7 +13,7 @@ import xarray as xr
 
 from unitprobe import plots
 from unitprobe.analysis import layer_table, open_result
-from unitprobe.errors import StoreError
+from unitprobe.errors import OptionError, StoreError
 from unitprobe.metrics.registry import MEASURES
 from unitprobe.plots import has, layer_values, require, unit_counts
 from unitprobe.protocols import Protocol, protocol_of
@@ -30,6 +30,10 @@ from unitprobe.report.folder import PAGE, check_folder, csv, render, svg, write_
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import nn
+
+    from unitprobe.models import Network
+    from unitprobe.stimuli import Stimuli
 
 _LISTED = 100
 _TUNED = 8
@@ -61,6 +65,8 @@ def write_report(
     analysis: xr.DataTree | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    stimuli: Stimuli | None = None,
+    model: Network | nn.Module | None = None,
     ablation: xr.DataTree | str | os.PathLike[str] | None = None,
     title: str | None = None,
     overwrite: bool = False,
@@ -74,6 +80,8 @@ def write_report(
         says so.
     out : path
         The folder: ``index.html``, its plots, ``units.csv`` (a row per unit) and ``layers.csv``.
+    stimuli, model : Stimuli and Network, optional
+        Reserved for the images that drive a unit. No report shows them yet, so they are refused.
     ablation : xarray.DataTree or path, optional
         From `ablate` or from a protocol of `unitprobe.protocols`, of the same network.
     title : str, optional
@@ -95,7 +103,21 @@ def write_report(
         The trees are not an analysis and an ablation, or not of the same network.
     StorageError
         The folder cannot be written.
+    OptionError
+        `stimuli` or `model` is given.
+
+    Examples
+    --------
+    >>> import tempfile, torch, unitprobe as up
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.ReLU())
+    >>> analysis = up.analyze(network, up.load_stimuli("digits", limit=50))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     up.write_report(analysis, f"{folder}/report").name
+    'index.html'
     """
+    for option, given in (("stimuli", stimuli), ("model", model)):
+        if given is not None:
+            raise OptionError(f"{option}= is not shown in a report yet; leave it out")
     folder = check_folder(out, overwrite=overwrite)
     analysis, ablation = open_trees(analysis, ablation)
     protocol_tree = ablation
