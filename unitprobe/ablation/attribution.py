@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.forward_passes import (
     Batch,
     check_logits,
@@ -36,7 +37,6 @@ from unitprobe.batches import load_batches
 from unitprobe.errors import LayerError, ModelError
 from unitprobe.inference import rank_correlation
 from unitprobe.layers import Layer, as_input, evaluating
-from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
@@ -61,7 +61,7 @@ class Attribution:
 
 
 def run_attribution(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     swept: Sequence[Targets],
     options: SweepOptions,
@@ -129,13 +129,13 @@ def run_attribution(
                     step(len(batch.labels))
                 if steps:
                     logits = intact_logits(network, batch.images)
-                answers = Answers.of(logits, batch.labels, output_of_class)
+                answers = Answers.of(network, logits, batch.labels, output_of_class)
                 intact.add(0, logits[None], answers)
     return Attribution({name: sums.by_class for name, sums in change.items()}, intact)
 
 
 def attribution_tree(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     layers: Sequence[Layer],
     swept: Sequence[Targets],
@@ -214,7 +214,7 @@ class _Sums:
 
 
 def _differentiate(
-    network: Network,
+    network: Classifier,
     batch: Batch,
     outputs: Tensor,
     swept: Sequence[Targets],
@@ -276,7 +276,7 @@ def _differentiate(
     layers = [targets.layer for targets in swept]
     with torch.enable_grad(), watch_layers(network.module, layers, visit) as watcher:
         logits = check_logits(network, run(network, batch.images, watcher))
-        loss = nn.functional.cross_entropy(logits.double(), outputs, reduction="sum")
+        loss = network.loss(logits[None], outputs).sum()
         if not starts or not loss.requires_grad:
             raise no_gradients
         try:
@@ -322,7 +322,7 @@ def _draw(swept: Sequence[Targets], count: int, seed: int) -> list[IntArray]:
 
 
 def _sweep_some(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     swept: Sequence[Targets],
     drawn: Sequence[IntArray],
@@ -343,7 +343,7 @@ class _Partners:
     """The activations of all layers on the partners of a batch, from one forward pass."""
 
     def __init__(
-        self, network: Network, stimuli: Stimuli, swept: Sequence[Targets], seed: int
+        self, network: Classifier, stimuli: Stimuli, swept: Sequence[Targets], seed: int
     ) -> None:
         self._network = network
         self._stimuli = stimuli

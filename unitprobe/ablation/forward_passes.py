@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.settings import SweepOptions
 from unitprobe.batches import batches_of_two_or_more, load_batches, load_these_batches
-from unitprobe.errors import ModelError, ResponseError
+from unitprobe.errors import LabelError, ModelError, ResponseError
 from unitprobe.layers import CallWatcher, Layer, as_input
 from unitprobe.models import Network, output_indices
 from unitprobe.probe import explained, watch_layers
@@ -54,8 +55,10 @@ def load_two(network: Network, stimuli: Stimuli) -> Batch:
     return Batch(as_input(network.module, images), labels, range(2))
 
 
-def run(network: Network, images: Tensor, watcher: CallWatcher | None = None) -> Tensor:
+def run(network: Network, images: Tensor, watcher: CallWatcher | None = None) -> Any:
     """Run a network on a copy of the images, because it may change its input in place.
+
+    Of a classifier the logits are returned.
 
     All other watchers are suspended.
 
@@ -66,8 +69,8 @@ def run(network: Network, images: Tensor, watcher: CallWatcher | None = None) ->
     """
     alone = watcher or CallWatcher(network.module, lambda *_: None)
     with alone.suspending_others(), explained(network, images):
-        logits: Tensor = network.module(images.clone())
-    return logits
+        returned = network.module(images.clone())
+        return network.logits(returned) if isinstance(network, Classifier) else returned
 
 
 def intact_logits(network: Network, images: Tensor) -> Tensor:
@@ -83,13 +86,14 @@ def intact_logits(network: Network, images: Tensor) -> Tensor:
     return check_logits(network, run(network, images))
 
 
-def check_logits(network: Network, logits: Tensor) -> Tensor:
+def check_logits(network: Network, logits: Any) -> Tensor:
     """Return the output of a network if it is finite logits; raise as `intact_logits` if not."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
             f"{network.name} gives {what}, not logits (stimulus, output); "
-            "ablation needs a classifier"
+            "ablation needs a classifier; if another of its outputs holds logits, name it with "
+            "output="
         )
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits)).sum())
@@ -107,6 +111,14 @@ def class_outputs(network: Network, stimuli: Stimuli, logits: Tensor) -> Tensor:
     LabelError
         The network's outputs cannot be matched to the classes of the stimuli.
     """
+    if isinstance(network, Classifier) and network.kind.startswith("one "):
+        count = len(stimuli.class_names)
+        if count != 2:
+            raise LabelError(
+                f"network {network.name!r} has one output, which tells two classes apart, but the "
+                f"stimuli have {count}; give stimuli of two classes, or a network of "
+                f"num_classes={count}"
+            )
     return torch.from_numpy(output_indices(network, stimuli.class_names, logits.shape[1]))
 
 

@@ -14,17 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from unitprobe.ablation.checkpoint import Checkpoint, describe_targets
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.forward_passes import intact_logits, load_two
 from unitprobe.ablation.settings import SweepOptions, format_mode
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import evaluating
-from unitprobe.models import Network, describe_transform
+from unitprobe.models import describe_transform
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import writing
 
 
 def identify_sweep(
-    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+    network: Classifier, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
 ) -> tuple[dict[str, str], NDArray[np.float64]]:
     """Return what the counts of a sweep depend on, and the intact logits of the first stimulus."""
     two = load_two(network, stimuli)
@@ -38,6 +39,7 @@ def identify_sweep(
         "targets": describe_targets(swept),
         "mode": format_mode(options.mode),
         "seed": str(options.seed),
+        "output": network.described_output,
         "method": options.method,
         "batch_size": str(options.batch_size),
         "memory": str(options.memory),
@@ -48,7 +50,7 @@ def identify_sweep(
 @contextmanager
 def kept_in(
     folder: str | os.PathLike[str] | None,
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     swept: Sequence[Targets],
     options: SweepOptions,

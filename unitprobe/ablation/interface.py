@@ -13,11 +13,12 @@ from torch import nn
 
 from unitprobe.ablation.attribution import attribution_tree
 from unitprobe.ablation.checkpoint import Checkpoint
+from unitprobe.ablation.classifier import Classifier, as_classifier
 from unitprobe.ablation.forward_passes import load_two
 from unitprobe.ablation.identity import identify_sweep, kept_in
 from unitprobe.ablation.logit_changes import LogitChanges
 from unitprobe.ablation.result import result_tree
-from unitprobe.ablation.settings import Method, Mode, SweepOptions, mode_name
+from unitprobe.ablation.settings import Method, Mode, Output, SweepOptions, mode_name
 from unitprobe.ablation.sweep import run_sweep
 from unitprobe.ablation.targets import (
     Directions,
@@ -56,6 +57,7 @@ def ablate(
     resume: bool = True,
     overwrite: bool = False,
     workers: int = 0,
+    output: Output | None = None,
     progress: bool = True,
 ) -> xr.DataTree:
     """Silence every unit in turn and measure what the network loses, overall and per class.
@@ -112,6 +114,10 @@ def ablate(
         Replace an existing file.
     workers : int
         Processes that load images.
+    output : str, int or callable, optional
+        Where the outputs for the classes are in what the network returns: a key, a field, an index,
+        or a function that returns the tensor (stimulus, output). By default it is ``logits``,
+        ``out``, or the first tensor. Probabilities and single outputs are recognized.
     progress : bool
         Show a progress bar if standard error is a terminal.
 
@@ -119,7 +125,9 @@ def ablate(
     -------
     xarray.DataTree
         At the root, of the intact network: ``accuracy`` () and ``class_accuracy`` (class_name),
-        0..1, and ``loss`` (), its mean cross-entropy in nats. One node per layer with:
+        0..1, and ``loss`` (), its mean cross-entropy in nats; the attribute ``output_kind``
+        says what the outputs are. Of probabilities the loss is -log p, of one output for two
+        classes, or of independent sigmoids, the binary cross-entropy. One node per layer with:
 
         - ``accuracy_drop`` (unit) and ``class_accuracy_drop`` (unit, class_name), intact minus
           ablated, -1..1; NaN for a class without stimuli;
@@ -179,7 +187,7 @@ def ablate(
         raise OptionError(f"{name} has no effect without a file; give path=")
     if keep is not None and target is not None:
         raise OptionError("keep= is for a sweep without a file; path= keeps its counts beside it")
-    options = SweepOptions(mode, seed, batch_size, workers, method, memory, progress)
+    options = SweepOptions(mode, seed, batch_size, workers, method, memory, progress, output)
     with _prepared(model, stimuli, layers, units, groups, directions, options, device) as (
         network,
         images,
@@ -222,6 +230,7 @@ def attribute(
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     workers: int = 0,
+    output: Output | None = None,
     progress: bool = True,
 ) -> xr.DataTree:
     """Estimate from gradients what ablating each unit does to the loss, and check some exactly.
@@ -240,7 +249,7 @@ def attribute(
     check_units : int
         How many units, drawn from all layers, are also ablated to check the estimate; 0 leaves
         the check out.
-    batch_size, device, memory, workers, progress
+    batch_size, device, memory, workers, output, progress
         As `unitprobe.ablate`.
     seed : int
         Seed of other stimuli and of the choice of `check_units`.
@@ -303,7 +312,9 @@ def attribute(
         raise OptionError(
             f"mode={mode!r} has no first-order effect on average; choose another mode, or ablate"
         )
-    options = SweepOptions(mode, seed, batch_size, workers, memory=memory, progress=progress)
+    options = SweepOptions(
+        mode, seed, batch_size, workers, memory=memory, progress=progress, output=output
+    )
     with _prepared(model, stimuli, layers, units, groups, directions, options, device) as (
         network,
         images,
@@ -327,24 +338,25 @@ def _prepared(
     directions: Directions | None,
     options: SweepOptions,
     device: str | torch.device | None,
-) -> Iterator[tuple[Network, Stimuli, list[Layer], list[Targets]]]:
+) -> Iterator[tuple[Classifier, Stimuli, list[Layer], list[Targets]]]:
     """Yield the network on its device, its stimuli, the chosen layers and what is ablated there.
 
     With ``mode="weights"`` the targets are those of the layers that make the units.
     """
     with prepare(model, stimuli, batch_size=options.batch_size, device=device) as (network, images):
         two = load_two(network, images).images
+        classifier = as_classifier(network, two, options.output)
         listed = list_layers(network, example=two[:1])
         chosen = select_layers(network.module, listed, layers)
         check_layer_names(layer.name for layer in chosen)
         swept = [choose_targets(layer, units, groups, directions) for layer in chosen]
         if options.mode == "weights":
             swept = targets_of_weights(network, two, swept, listed)
-        yield network, images, chosen, swept
+        yield classifier, images, chosen, swept
 
 
 def _sweep_into_file(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     layers: Sequence[Layer],
     swept: Sequence[Targets],

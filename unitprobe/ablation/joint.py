@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unitprobe.ablation.checkpoint import Checkpoint, Counts
+from unitprobe.ablation.classifier import Classifier, as_classifier
 from unitprobe.ablation.forward_passes import (
     Batch,
     class_outputs,
@@ -78,6 +79,7 @@ def accuracy_without(
         images,
     ):
         two = load_two(network, images).images
+        classifier = as_classifier(network, two, options.output)
         listed = list_layers(network, example=two[:1])
         chosen = {layer.name: layer for layer in listed if layer.name in sizes}
         joint, first = [], 0
@@ -90,15 +92,15 @@ def accuracy_without(
             first += size
         if options.mode == "weights":
             joint = targets_of_weights(network, two, joint, listed)
-        with kept_in(keep, network, images, joint, options, jointly=True) as checkpoint:
-            intact, ablated = _sweep_jointly(network, images, joint, options, checkpoint)
+        with kept_in(keep, classifier, images, joint, options, jointly=True) as checkpoint:
+            intact, ablated = _sweep_jointly(classifier, images, joint, options, checkpoint)
     count = len(stimuli)
     accuracy: FloatArray = ablated.correct.sum(1) / np.float64(count)
     return float(intact.correct.sum() / count), accuracy
 
 
 def _sweep_jointly(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     joint: Sequence[Targets],
     options: SweepOptions,
@@ -124,7 +126,7 @@ def _sweep_jointly(
                 logits = intact_logits(network, batch.images)
                 if outputs is None:
                     outputs = class_outputs(network, stimuli, logits)
-                answers = Answers.of(logits, batch.labels, outputs)
+                answers = Answers.of(network, logits, batch.labels, outputs)
                 counts.intact.add(0, logits[None], answers)
                 for number, ablated in enumerate(_ablated(network, batch, joint, replacement)):
                     counts.ablated[_JOINT].add(number, ablated[None], answers)
@@ -136,7 +138,7 @@ def _sweep_jointly(
 
 
 def _ablated(
-    network: Network, batch: Batch, joint: Sequence[Targets], replacement: Replacement
+    network: Classifier, batch: Batch, joint: Sequence[Targets], replacement: Replacement
 ) -> Iterator[Tensor]:
     """Yield the logits (stimulus, output) with each target of all layers replaced."""
     by_name = {targets.layer.name: targets for targets in joint}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.typing import FloatArray, IntArray
 
 
@@ -27,7 +29,7 @@ class Outcomes:
     lost, gained : array (target,)
         Stimuli that only the intact, or only the ablated network classifies correctly.
     loss : array (target,)
-        Cross-entropy in nats, summed over stimuli.
+        Loss in nats, summed over stimuli: the cross-entropy, see `Classifier`.
     """
 
     correct: IntArray
@@ -72,9 +74,7 @@ class Outcomes:
         self.changed[rows] += _counts((predicted != batch.predicted).sum(1))
         self.lost[rows] += _counts((was_right & ~right).sum(1))
         self.gained[rows] += _counts((~was_right & right).sum(1))
-        wide = logits.double()
-        chosen = wide.gather(2, batch.outputs.expand(len(logits), -1)[:, :, None])[:, :, 0]
-        self.loss[rows] += (wide.logsumexp(2) - chosen).sum(1).cpu().numpy()
+        self.loss[rows] += batch.loss(logits, batch.outputs).sum(1).cpu().numpy()
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the counts by name."""
@@ -95,19 +95,25 @@ class Answers:
         (stimulus, class_name), 1 for the class of the stimulus.
     output_of_class : Tensor
         (class_name,), the output that stands for each class.
+    loss : callable
+        The loss of the network, `Classifier.loss`.
     """
 
     outputs: Tensor
     predicted: Tensor
     membership: Tensor
     output_of_class: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
 
     @classmethod
-    def of(cls, logits: Tensor, labels: Tensor, output_of_class: Tensor) -> Answers:
+    def of(
+        cls, classifier: Classifier, logits: Tensor, labels: Tensor, output_of_class: Tensor
+    ) -> Answers:
         """Return the answers from the logits (stimulus, output) of the intact network."""
         labels, output_of_class = (x.to(logits.device) for x in (labels, output_of_class))
         membership = torch.nn.functional.one_hot(labels, len(output_of_class)).float()
-        return cls(output_of_class[labels], logits.argmax(1), membership, output_of_class)
+        predicted = logits.argmax(1)
+        return cls(output_of_class[labels], predicted, membership, output_of_class, classifier.loss)
 
 
 def _counts(tensor: Tensor) -> IntArray:

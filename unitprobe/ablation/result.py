@@ -11,18 +11,18 @@ import numpy.typing as npt
 import xarray as xr
 
 from unitprobe.ablation.chance import max_drop_chance
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.outcome import Outcomes
 from unitprobe.ablation.settings import Noise, SweepOptions, Value, mode_name
 from unitprobe.ablation.sweep import Sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import Layer
-from unitprobe.models import Network
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import SCHEMA_VERSION
 
 
 def result_tree(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     layers: Sequence[Layer],
     swept: Sequence[Targets],
@@ -43,7 +43,7 @@ def result_tree(
 
 
 def root_result(
-    network: Network, stimuli: Stimuli, intact: Outcomes, options: SweepOptions
+    network: Classifier, stimuli: Stimuli, intact: Outcomes, options: SweepOptions
 ) -> xr.Dataset:
     """Return what the intact network does, and what was asked for."""
     count = np.bincount(stimuli.labels, minlength=len(stimuli.class_names))
@@ -58,6 +58,7 @@ def root_result(
         "stimuli_fingerprint": stimuli.fingerprint,
         "stimulus_count": len(stimuli),
         "mode": mode_name(options.mode),
+        "output_kind": network.kind,
         "seed": options.seed,
     }
     if isinstance(options.mode, Value):

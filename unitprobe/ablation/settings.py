@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from torch import Tensor
 
 from unitprobe.errors import OptionError
 
+#: Where the outputs for the classes are: a key, a field or an index of what the network returns, or
+#: a function from that to the tensor (stimulus, output).
+Output: TypeAlias = str | int | Callable[[Any], Tensor]
 #: Which engine computes the ablated logits; see `unitprobe.ablate`.
 Method = Literal["auto", "partial_forward", "full"]
 ModeName = Literal["zero", "mean", "class_mean", "resample", "noise", "weights"]
@@ -146,9 +152,26 @@ class SweepOptions:
     method: Method = "auto"
     memory: int = 2**30
     progress: bool = True
+    output: Output | None = None
 
     def __post_init__(self) -> None:
+        check_output_option(self.output)
         object.__setattr__(self, "mode", check_mode(self.mode))
         if self.method not in get_args(Method):
             known = ", ".join(get_args(Method))
             raise OptionError(f"method={self.method!r} is not known; choose one of {known}")
+
+
+def check_output_option(output: object) -> None:
+    """Refuse an `output` that is not a key, a field, an index or a function.
+
+    Raises
+    ------
+    OptionError
+        It is not.
+    """
+    if output is not None and not isinstance(output, str | int) and not callable(output):
+        raise OptionError(
+            f"output={output!r} is not the name or index of an output, or a function that returns "
+            "it"
+        )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unitprobe.ablation.checkpoint import Checkpoint, Counts
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.engine import Engine, FullEngine
 from unitprobe.ablation.forward_passes import class_outputs, load, load_two
 from unitprobe.ablation.logit_changes import LogitChanges
@@ -22,7 +23,6 @@ from unitprobe.ablation.targets import Targets
 from unitprobe.errors import ModelError, UnitprobeWarning
 from unitprobe.layers import evaluating
 from unitprobe.memory import keeping_freed_memory
-from unitprobe.models import Network
 from unitprobe.progress import progress_bar
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import IntArray
@@ -54,7 +54,7 @@ class Sweep:
 
 
 def run_sweep(
-    network: Network,
+    network: Classifier,
     stimuli: Stimuli,
     swept: Sequence[Targets],
     options: SweepOptions,
@@ -106,7 +106,7 @@ def run_sweep(
                 logits = engine.begin(batch)
                 if outputs is None:
                     outputs = class_outputs(network, stimuli, logits)
-                answers = Answers.of(logits, batch.labels, outputs)
+                answers = Answers.of(network, logits, batch.labels, outputs)
                 if counts.layers == 0:
                     counts.intact.add(0, logits[None], answers)
                 for targets in swept[counts.layers :]:
@@ -128,7 +128,7 @@ def run_sweep(
 
 
 def choose_engine(
-    network: Network, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
+    network: Classifier, stimuli: Stimuli, swept: Sequence[Targets], options: SweepOptions
 ) -> Engine:
     """Return the engine that the options ask for, tried on two stimuli.
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from unitprobe.ablation.settings import Method
+from unitprobe.ablation.settings import Method, Output
 from unitprobe.errors import LayerError, OptionError
 from unitprobe.layers import Layer
 
@@ -23,6 +23,7 @@ class RunOptions(TypedDict, total=False):
     method: Method
     memory: int
     workers: int
+    output: Output | None
     progress: bool
     keep: str | os.PathLike[str] | None
 

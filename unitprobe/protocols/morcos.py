@@ -201,6 +201,7 @@ def morcos_protocol(
                     run.get("batch_size", 64),
                     run.get("workers", 0),
                     progress=run.get("progress", True),
+                    output=run.get("output"),
                 ),
                 device=run.get("device"),
                 keep=run.get("keep"),

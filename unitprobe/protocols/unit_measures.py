@@ -11,10 +11,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from unitprobe import metrics
+from unitprobe.ablation.classifier import as_classifier
 from unitprobe.ablation.forward_passes import check_logits, class_outputs
 from unitprobe.batches import batches_of_two_or_more, load_these_batches, prepare
 from unitprobe.errors import LayerError, OptionError, ResponseError
-from unitprobe.layers import Selection
+from unitprobe.layers import Selection, as_input
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network
 from unitprobe.online import ClassMoments
@@ -114,10 +115,17 @@ def measure_units(
                         f"{net.name} did not reach layer {layer!r} with every stimulus, because "
                         "its path depends on the data; leave the layer out"
                     )
-            logits = check_logits(net, output)
             if not sums:
-                example, outputs = first, class_outputs(net, stimuli, logits).to(logits.device)
-            probabilities = logits.double().softmax(1)[:, outputs]
+                # The first stimulus twice, because one alone may lose its axis.
+                two = as_input(net.module, torch.cat([first, first]))
+                classifier = as_classifier(net, two, run.get("output"))
+            logits = check_logits(classifier, classifier.logits(output))
+            if not sums:
+                example, outputs = (
+                    first,
+                    class_outputs(classifier, stimuli, logits).to(logits.device),
+                )
+            probabilities = classifier.probabilities(logits)[:, outputs]
             for layer, response in responses.items():
                 if directions is not None:
                     rows = torch.from_numpy(directions[layer]).to(response.device)

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
+from unitprobe.ablation.classifier import Classifier, LogitModule
 from unitprobe.errors import ModelError
 from unitprobe.layers import Layer, evaluating, inside
 from unitprobe.layers.operations import COPIES, DROPOUTS
-from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
 #: A `torch.fx.Node`, whose arguments are typed as all that they may be.
@@ -96,7 +96,7 @@ class NetworkGraph:
         return int(math.prod(others)) * batched.times * int(value.element_size())
 
 
-def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) -> NetworkGraph:
+def capture_graph(network: Classifier, layers: Sequence[Layer], example: Tensor) -> NetworkGraph:
     """Capture a network.
 
     Parameters
@@ -133,7 +133,10 @@ def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) ->
         ):
             warnings.simplefilter("ignore")
             program = torch.export.export(
-                module, (example,), dynamic_shapes=({0: stimuli},), strict=False
+                LogitModule(network, module),
+                (example,),
+                dynamic_shapes=({0: stimuli},),
+                strict=False,
             ).run_decompositions({})
     except Exception as error:  # whatever the network does may fail in any way
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
@@ -164,7 +167,7 @@ def is_layer_output(node: Node) -> bool:
 
 
 def _read(
-    network: Network, program: torch.export.ExportedProgram, layers: Sequence[Layer]
+    network: Classifier, program: torch.export.ExportedProgram, layers: Sequence[Layer]
 ) -> NetworkGraph:
     graph = program.graph
     signature = program.graph_signature
@@ -201,7 +204,7 @@ def _read(
 
 
 def _follow_stimuli(
-    network: Network, images: Node, nodes: Sequence[Node]
+    network: Classifier, images: Node, nodes: Sequence[Node]
 ) -> tuple[dict[Node, Batched], dict[Node, int]]:
     symbol = images.meta["val"].shape[0].node.expr
     batched = {images: Batched(0, 1)}
