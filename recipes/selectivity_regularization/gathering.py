@@ -15,6 +15,8 @@ SCHEMA_VERSION = 1
 RESULT = "run.nc"
 #: Settings in which the runs of one experiment may differ.
 _VARIED = {"alpha", "seed", "data"}
+#: A network fell apart in training if its loss rose to this multiple of that of the first epoch.
+FELL_APART = 1.5
 #: Measures of a layer of which the page shows the mean over layers.
 LAYER_MEASURES = (
     "class_selectivity",
@@ -96,6 +98,23 @@ def over_cells(parts: list[xr.Dataset], cells: list[tuple[float, int]]) -> xr.Da
     stacked = stacked.assign_coords(alpha=("run", list(alphas)), seed=("run", list(seeds)))
     table = stacked.set_index(run=["alpha", "seed"]).unstack("run")
     return table.sortby(["alpha", "seed"]).transpose("alpha", "seed", ...)
+
+
+def fell_apart(runs: xr.Dataset) -> xr.DataArray:
+    """Tell of which networks the training loss rose to more than `FELL_APART` of its first epoch.
+
+    Returns
+    -------
+    xarray.DataArray
+        (alpha, seed); False where there is no finished network.
+    """
+    losses = runs["train_loss"]
+    return (losses > FELL_APART * losses.isel(epoch=0)).any("epoch")
+
+
+def is_sound(runs: xr.Dataset) -> xr.DataArray:
+    """Tell which networks, (alpha, seed), are finished and did not fall apart in training."""
+    return runs["finished"] & ~fell_apart(runs)
 
 
 def final(runs: xr.Dataset, name: str) -> xr.DataArray:

@@ -13,7 +13,12 @@ from recipes.selectivity_regularization.claims import (
     selectivity_fall,
 )
 from recipes.selectivity_regularization.figures import Picture
-from recipes.selectivity_regularization.gathering import LAYER_MEASURES, at
+from recipes.selectivity_regularization.gathering import (
+    FELL_APART,
+    LAYER_MEASURES,
+    at,
+    fell_apart,
+)
 from recipes.selectivity_regularization.images import data_name
 from recipes.selectivity_regularization.settings import PRESETS, find_preset
 from recipes.selectivity_regularization.tabulating import (
@@ -130,15 +135,20 @@ def _what_was_run(runs: xr.Dataset, controls: xr.Dataset | None, data_note: str)
 
 def _unstable(runs: xr.Dataset) -> list[str]:
     """Name the networks whose training fell apart: another learning rate might have kept them."""
-    losses = runs["train_loss"].stack(network=("alpha", "seed")).transpose("network", "epoch")
+    apart = fell_apart(runs)
     found = []
-    for (alpha, seed), curve in zip(losses["network"].data, losses.data, strict=True):
-        if (curve[1:] > 1.5 * curve[0]).any():
-            found.append(
-                f"alpha {alpha:g} seed {seed} (from {curve[0]:.2f} to {curve.max():.2f} in epoch "
-                f"{curve.argmax() + 1}; {curve[-1]:.2f} in the last)"
-            )
-    what = "- Unstable, the training loss rose to more than 1.5 times that of the first epoch"
+    for alpha in runs["alpha"].data:
+        for seed in runs["seed"].data:
+            if bool(apart.sel(alpha=alpha, seed=seed)):
+                curve = runs["train_loss"].sel(alpha=alpha, seed=seed).data
+                found.append(
+                    f"alpha {alpha:g} seed {seed} (from {curve[0]:.2f} to {curve.max():.2f} in "
+                    f"epoch {curve.argmax() + 1}; {curve[-1]:.2f} in the last)"
+                )
+    what = (
+        f"- Fell apart in training, the loss rose to more than {FELL_APART} times that of the "
+        "first epoch (left out of every test and verdict)"
+    )
     return [f"{what}: {'; '.join(found)}."] if found else []
 
 
@@ -146,9 +156,11 @@ def _claims(judgements: Sequence[Judgement], config: dict[str, object]) -> str:
     parts = [
         "## Claims",
         'Claims of Leavitt & Morcos, "Selectivity considered harmful" (2020, arXiv:2003.01262); '
-        "rules and thresholds stand in `claims.py`. An interval is over networks of different "
-        "seeds and needs two of them on each side; without one the verdict is inconclusive, "
-        "whatever the difference.",
+        "rules and thresholds are in `claims.py`. An interval is over seeds, paired: networks of "
+        "one seed share initial weights and the order of images. It needs two seeds; without it "
+        "the verdict is inconclusive, whatever the difference. A claim of several predictions is "
+        "refuted at a level corrected for their number (Bonferroni). Accuracies are compared as "
+        "log-odds and shown in points.",
     ]
     if config["preset"] != "full":
         parts.append(
@@ -172,25 +184,25 @@ def _claims(judgements: Sequence[Judgement], config: dict[str, object]) -> str:
 
 
 def _findings(findings: Iterable[Finding]) -> str:
-    headings = ["prediction", "threshold", "alpha", "estimate", "interval", "networks", "verdict"]
+    headings = ["prediction", "threshold", "alpha", "estimate", "interval", "seeds", "verdict"]
     rows = []
     for each in findings:
         sign = ">" if each.prediction.direction == "greater" else "<"
         interval = interval_text(each.low, each.high)
         if interval:
             interval += f" at level {each.level:.3g}"
-        elif min(each.networks) < 2:
+        elif each.seeds < 2:
             interval = "one seed: no interval"
         else:
-            interval = "no interval: the networks do not differ"
+            interval = "no interval: the seeds do not differ"
         rows.append(
             [
                 each.prediction.name,
                 f"{sign} {each.prediction.threshold:g}",
                 f"{each.alpha:g}",
-                number(each.estimate, 2, signed="points" in each.prediction.name),
+                number(each.estimate, 2, signed="ratio" not in each.prediction.name),
                 interval,
-                f"{each.networks[0]} and {each.networks[1]}",
+                str(each.seeds),
                 each.verdict,
             ]
         )
@@ -230,8 +242,8 @@ def _by_alpha(runs: xr.Dataset, table_file: str) -> str:
             "Means over networks [95% t interval over networks, where there are two or more that "
             'differ]. "Sampling": for a single network, the 95% binomial (Wilson) interval of its '
             "accuracy, which is the chance of the test images alone and says nothing of another "
-            "training. Gain in points of test accuracy over alpha 0 (Welch), with p and with q "
-            "adjusted over all alphas (Benjamini & Hochberg); fall: SI at alpha 0 over SI.",
+            "training. Gain in points of test accuracy over alpha 0 (paired by seed), with p and "
+            "with q adjusted over all alphas (Benjamini & Hochberg); fall: SI at alpha 0 over SI.",
             markdown_table(
                 [
                     "alpha",

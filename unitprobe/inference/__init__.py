@@ -35,7 +35,7 @@ from unitprobe.inference.units import (
     mean_over_units,
 )
 from unitprobe.inference.upper_bound import SelectivityUpperBound, selectivity_upper_bound
-from unitprobe.inference.verdicts import Direction, Prediction, Verdict, verdict
+from unitprobe.inference.verdicts import Direction, Prediction, Verdict, verdict, verdict_of_all
 
 __all__ = [
     "BaselineComparison",
@@ -75,4 +75,5 @@ __all__ = [
     "summarize_null",
     "tuning_reliability",
     "verdict",
+    "verdict_of_all",
 ]

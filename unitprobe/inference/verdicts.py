@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -60,7 +61,14 @@ class Prediction:
             )
 
 
-def verdict(prediction: Prediction, estimate: float, low: float, high: float) -> Verdict:
+def verdict(
+    prediction: Prediction,
+    estimate: float,
+    low: float,
+    high: float,
+    *,
+    refuting: tuple[float, float] | None = None,
+) -> Verdict:
     """Hold an estimate and its interval against a prediction.
 
     Parameters
@@ -71,6 +79,10 @@ def verdict(prediction: Prediction, estimate: float, low: float, high: float) ->
         The measured quantity. NaN if unknown.
     low, high : float
         Its confidence interval. NaN without one, as for a single network.
+    refuting : (float, float), optional
+        The interval that decides about "refuted", if another one. A claim that consists of m
+        predictions is false if one of them is. So that a true claim is refuted in at most 5% of
+        experiments, give the interval of level 1 - 0.05/m; see `verdict_of_all`.
 
     Returns
     -------
@@ -87,8 +99,7 @@ def verdict(prediction: Prediction, estimate: float, low: float, high: float) ->
     Notes
     -----
     With a 95% interval, a quantity that equals the threshold is called supported in 2.5% of
-    experiments and refuted in 2.5%. Several predictions tested at once need a level to match,
-    such as 1 - 0.05/m for m of them.
+    experiments and refuted in 2.5%.
 
     Examples
     --------
@@ -99,13 +110,55 @@ def verdict(prediction: Prediction, estimate: float, low: float, high: float) ->
     'refuted'
     >>> verdict(prediction, 2.3, 1.8, 2.8)
     'inconclusive'
+    >>> verdict(prediction, 1.5, 1.1, 1.9, refuting=(0.9, 2.1))
+    'inconclusive'
     """
-    if low > high:
-        raise OptionError(f"the interval of {prediction.name!r} runs backwards: {low} to {high}")
+    wide = (low, high) if refuting is None else refuting
+    for lower, upper in ((low, high), wide):
+        if lower > upper:
+            raise OptionError(
+                f"the interval of {prediction.name!r} runs backwards: {lower} to {upper}"
+            )
     # A NaN makes every comparison false.
-    bounds = (estimate, low, high)
-    above = all(bound > prediction.threshold for bound in bounds)
-    below = all(bound < prediction.threshold for bound in bounds)
-    if not above and not below:
-        return "inconclusive"
-    return "supported" if above == (prediction.direction == "greater") else "refuted"
+    above, below = (
+        [
+            all(side * bound > side * prediction.threshold for bound in (estimate, *ends))
+            for ends in ((low, high), wide)
+        ]
+        for side in (1, -1)
+    )
+    as_predicted, against = (above, below) if prediction.direction == "greater" else (below, above)
+    if as_predicted[0]:
+        return "supported"
+    return "refuted" if against[1] else "inconclusive"
+
+
+def verdict_of_all(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict on a claim that holds only if all its predictions hold.
+
+    Parameters
+    ----------
+    verdicts : iterable of {"supported", "refuted", "inconclusive"}
+        On each prediction. With m predictions, "supported" may come from intervals of the full
+        level, and "refuted" must come from intervals of level 1 - (1 - level)/m (Bonferroni);
+        otherwise a true claim of many predictions is refuted too often. See `verdict`.
+
+    Returns
+    -------
+    {"supported", "refuted", "inconclusive"}
+        "refuted" if one is, "supported" if all are and there is one, else "inconclusive".
+
+    Notes
+    -----
+    "Supported" needs no correction: it requires every prediction to be supported, which is an
+    intersection-union test (Berger 1982).
+
+    Examples
+    --------
+    >>> verdict_of_all(["supported", "supported"]), verdict_of_all(["supported", "inconclusive"])
+    ('supported', 'inconclusive')
+    """
+    found = set(verdicts)
+    if "refuted" in found:
+        return "refuted"
+    return "supported" if found == {"supported"} else "inconclusive"
