@@ -22,7 +22,7 @@ from unitprobe.ablation.replacements import (
 )
 from unitprobe.ablation.settings import format_mode, parse_mode
 from unitprobe.ablation.targets import Targets
-from unitprobe.errors import LayerError, OptionError
+from unitprobe.errors import LayerError, ModelError, OptionError
 from unitprobe.layers import Layer
 
 CONSTANT = ("zero", "value", "mean", "class_mean", "resample")
@@ -128,6 +128,53 @@ def test_weights_silences_the_convolution_as_zeroed_weight_and_bias_do(stimuli):
         assert_is(node.sel(unit=unit), expected)
     zero = up.ablate(model, stimuli, layers="relu")["relu"]
     assert not np.allclose(zero["loss_increase"], node["loss_increase"], atol=1e-4)
+
+
+class CalledTwice(nn.Module):
+    """One convolution that runs twice, with ReLUs of its own for each call."""
+
+    input_size = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.shared = nn.Conv2d(4, 4, 3, padding=1)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.head = nn.Linear(4, 4)
+        with torch.no_grad():
+            self.head.weight *= 20
+
+    def forward(self, x):
+        x = self.relu1(self.shared(self.first(x)))
+        return self.head(self.relu2(self.shared(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["relu1", "relu2"])
+@pytest.mark.parametrize("method", ["auto", "full"])
+def test_weights_of_a_module_that_is_called_twice_are_silenced_in_both_calls(
+    layer, method, stimuli
+):
+    torch.manual_seed(0)
+    model = CalledTwice().eval()
+    found = up.ablate(model, stimuli, layers=layer, mode="weights", method=method)
+    for unit in range(4):
+        zeroed = copy.deepcopy(model)
+        with torch.no_grad():
+            zeroed.shared.weight[unit] = 0
+            zeroed.shared.bias[unit] = 0
+        expected = lost(model(images_of(stimuli)), zeroed(images_of(stimuli)), stimuli.labels)
+        assert_is(found[layer].to_dataset().sel(unit=unit), expected)
+
+
+def test_the_partial_engine_refuses_weights_that_are_used_twice(stimuli):
+    with pytest.raises(ModelError, match=r"'shared_?1?' are used in 2 calls.*method='full'"):
+        up.ablate(
+            CalledTwice().eval(),
+            stimuli,
+            layers="relu2",
+            mode="weights",
+            method="partial_forward",
+        )
 
 
 @pytest.mark.parametrize("mode", [*CONSTANT, "noise"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unitprobe.errors import OptionError
-from unitprobe.inference import Prediction, verdict
+from unitprobe.inference import Prediction, mean_over_units, verdict, verdict_of_all
 
 finite = st.floats(-1e6, 1e6)
 
@@ -62,3 +62,26 @@ def test_what_cannot_be_a_prediction_is_refused():
         Prediction("gain", "less", float("nan"))
     with pytest.raises(OptionError, match=r"3.0 to 1.0"):
         verdict(Prediction("gain", "less", 0.0), 2.0, 3.0, 1.0)
+
+
+def test_a_true_claim_of_six_predictions_is_refuted_in_at_most_five_percent():
+    random = np.random.default_rng(0)
+    at_zero = Prediction("effect", "greater", 0.0)
+    refuted = {"corrected": 0, "uncorrected": 0}
+    for _ in range(200):
+        plain, strict = [], []
+        for sample in random.normal(size=(6, 100)):
+            ends = [mean_over_units(sample, level=level) for level in (0.95, 1 - 0.05 / 6)]
+            bounds = [(each.low, each.high) for each in ends]
+            plain.append(verdict(at_zero, ends[0].value, *bounds[0]))
+            strict.append(verdict(at_zero, ends[0].value, *bounds[0], refuting=bounds[1]))
+        refuted["uncorrected"] += verdict_of_all(plain) == "refuted"
+        refuted["corrected"] += verdict_of_all(strict) == "refuted"
+    assert refuted["corrected"] / 200 < 0.07 < 0.1 < refuted["uncorrected"] / 200
+
+
+def test_a_claim_holds_only_if_all_its_predictions_do():
+    assert verdict_of_all([]) == "inconclusive"
+    assert verdict_of_all(["supported", "supported"]) == "supported"
+    assert verdict_of_all(["supported", "inconclusive"]) == "inconclusive"
+    assert verdict_of_all(["supported", "inconclusive", "refuted"]) == "refuted"

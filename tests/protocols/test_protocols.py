@@ -1,5 +1,7 @@
 """Each protocol against a literal computation on a small network."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from unitprobe.protocols import (
     zhou_protocol,
 )
 from unitprobe.protocols.bau import stratified_halves
+from unitprobe.protocols.ranadive import matched_sets, most_selective
 from unitprobe.protocols.unit_measures import RunningCorrelation
 
 
@@ -362,16 +365,34 @@ class TestRanadive:
         assert float(tree["accuracy"][1]) == pytest.approx(accuracy(other, many))
         assert torch.equal(model.first.weight, before)
 
-    def test_matched_units_are_others_of_like_activity(self, model, many):
-        from unitprobe.protocols.ranadive import matched_sets
-
+    def test_matched_units_are_as_many_of_each_level_of_activity(self, model, many):
         activity = np.arange(40.0)
-        chosen = np.array([0, 39])
+        chosen = np.array([0, 1, 39])
         sets = matched_sets(chosen, activity, 50, np.random.default_rng(0))
-        assert not np.isin(sets, chosen).any()
-        assert {*sets.ravel().tolist()} == {1, 2, 3, 4, 5, 34, 35, 36, 37, 38}
+        assert ((sets < 8).sum(axis=1) == 2).all()
+        assert ((sets >= 32).sum(axis=1) == 1).all()
         tree = ranadive_protocol({0: model}, many, share=0.2, n_random=2, matched=True)
         assert tree.attrs["matched"] == 1
+
+    @pytest.mark.parametrize("follows_activity", [False, True])
+    def test_matched_sets_are_as_often_significant_as_p_says(self, follows_activity):
+        random = np.random.default_rng(1)
+        significant = 0
+        for _ in range(300):
+            activity = random.uniform(size=64)
+            # Damage and selectivity both depend on activity at most: nothing is to be found.
+            damage = random.normal(size=64) + 2 * follows_activity * (activity > 0.5)
+            selectivity = random.normal(size=64) - 2 * follows_activity * (activity > 0.5)
+            chosen = most_selective(selectivity, 6)
+            drawn = damage[matched_sets(chosen, activity, 99, random)].sum(axis=1)
+            observed = damage[chosen].sum()
+            below, above = (drawn <= observed).sum(), (drawn >= observed).sum()
+            significant += 2 * (1 + min(below, above)) / 100 <= 0.05
+        assert significant / 300 < 0.08
+
+    def test_the_default_can_reach_a_p_of_one_percent(self):
+        sets = inspect.signature(ranadive_protocol).parameters["n_random"].default
+        assert 2 / (1 + sets) < 0.01
 
     def test_bad_input_is_refused(self, model, many, tmp_path):
         with pytest.raises(OptionError, match=r"share=1\.5"):
@@ -382,8 +403,8 @@ class TestRanadive:
             ranadive_protocol([(3, model), (3, model)], many)
         with pytest.raises(OptionError, match="give its network with model="):
             ranadive_protocol({0: tmp_path / "w.safetensors"}, many)
-        with pytest.raises(OptionError, match="too few other units"):
-            ranadive_protocol({0: model}, many, share=0.9, matched=True)
+        with pytest.raises(OptionError, match="no other units of like activity"):
+            ranadive_protocol({0: model}, many, share=0.95, matched=True)
 
 
 def test_a_running_correlation_equals_numpys():

@@ -391,6 +391,40 @@ def test_batches_that_are_accumulated_have_the_gradient_of_one_large_batch():
     torch.testing.assert_close(regularizer.selectivity, selectivity)
 
 
+def test_the_first_accumulated_batches_are_weighted_by_what_the_window_holds():
+    torch.manual_seed(0)
+    model = Plain().eval()
+    images, labels = torch.randn(24, 3, 8, 8), torch.arange(24) % 4
+    with up.SelectivityRegularizer(model) as regularizer:
+        model(images)
+        regularizer(labels).backward()
+        alone = gradients(model)
+    with up.SelectivityRegularizer(model, accumulation=4, class_count=4) as regularizer:
+        for _ in range(4):  # the same batch: the window never changes the selectivity
+            model.zero_grad()
+            model(images)
+            regularizer(labels).backward()
+            torch.testing.assert_close(gradients(model), alone)
+
+
+def test_the_accumulated_gradient_only_approximates_that_of_the_large_batch():
+    torch.manual_seed(0)
+    model = Plain().eval()
+    images, labels = torch.randn(2, 4, 32, 3, 8, 8), torch.arange(32) % 4
+    with up.SelectivityRegularizer(model) as regularizer:
+        model(images[1].flatten(0, 1))
+        regularizer(labels.repeat(4)).backward()
+        exact = gradients(model)
+    with up.SelectivityRegularizer(model, accumulation=4, class_count=4) as regularizer:
+        for step in images:
+            model.zero_grad()
+            for batch in step:
+                model(batch)
+                (regularizer(labels) / 4).backward()
+    error = float((gradients(model) - exact).norm() / exact.norm())
+    assert error > 0.05
+
+
 def test_an_alpha_of_zero_measures_and_adds_nothing():
     model = Plain()
     images, labels = torch.randn(8, 3, 8, 8), torch.arange(8) % 4

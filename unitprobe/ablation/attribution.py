@@ -34,7 +34,7 @@ from unitprobe.ablation.settings import SweepOptions
 from unitprobe.ablation.sweep import Sweep, run_sweep
 from unitprobe.ablation.targets import Targets
 from unitprobe.batches import load_batches
-from unitprobe.errors import LayerError, ModelError
+from unitprobe.errors import LayerError, ModelError, OptionError
 from unitprobe.inference import rank_correlation
 from unitprobe.layers import Layer, as_input, evaluating
 from unitprobe.probe import watch_layers
@@ -146,7 +146,19 @@ def attribution_tree(
     """Estimate every effect, ablate some targets to check, and label both.
 
     See `unitprobe.attribute` for what the tree holds.
+
+    Raises
+    ------
+    OptionError
+        With ``mode="weights"``, the weights are used in several calls.
     """
+    shared = next((targets for targets in swept if targets.other_calls), None)
+    if shared is not None:
+        raise OptionError(
+            f"mode='weights': the weights of {shared.layer.name!r} are used in "
+            f"{1 + len(shared.other_calls)} calls, whose joint effect has no first-order estimate "
+            "here; choose another mode, or ablate"
+        )
     found = run_attribution(network, stimuli, swept, options, steps)
     drawn = _draw(swept, check_units, options.seed)
     exact = _sweep_some(network, stimuli, swept, drawn, options)

@@ -56,11 +56,13 @@ class FullEngine:
         assert batch is not None
         group: tuple[int, ...] = ()
 
-        def change(_layer: Layer, activation: Tensor, _args: tuple[Any, ...]) -> Tensor:
-            intact = targets.coordinates(activation, group)
-            return targets.replace(activation, group, replacement(targets, group, intact, batch))
+        def change(layer: Layer, activation: Tensor, _args: tuple[Any, ...]) -> Tensor:
+            here = targets.of_call(layer)
+            intact = here.coordinates(activation, group)
+            return here.replace(activation, group, replacement(here, group, intact, batch))
 
-        with watch_layers(self._network.module, [targets.layer], change) as watcher:
+        calls = [targets.layer, *targets.other_calls]
+        with watch_layers(self._network.module, calls, change) as watcher:
             for chosen in targets.groups:
                 group = chosen
                 yield run(self._network, batch.images, watcher)[None]

@@ -141,7 +141,11 @@ def _ablated(
     network: Classifier, batch: Batch, joint: Sequence[Targets], replacement: Replacement
 ) -> Iterator[Tensor]:
     """Yield the logits (stimulus, output) with each target of all layers replaced."""
-    by_name = {targets.layer.name: targets for targets in joint}
+    by_name = {
+        layer.name: targets.of_call(layer)
+        for targets in joint
+        for layer in (targets.layer, *targets.other_calls)
+    }
     number = 0
 
     def change(layer: Layer, activation: Tensor, _args: tuple[Any, ...]) -> Tensor | None:
@@ -153,6 +157,8 @@ def _ablated(
         present = targets.coordinates(activation, group)
         return targets.replace(activation, group, replacement(targets, group, present, batch))
 
-    with watch_layers(network.module, [targets.layer for targets in joint], change) as watcher:
+    with watch_layers(
+        network.module, [targets.layer for targets in by_name.values()], change
+    ) as watcher:
         for number in range(len(joint[0])):  # noqa: B007 (`change` reads it)
             yield run(network, batch.images, watcher)

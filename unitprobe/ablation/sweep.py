@@ -141,6 +141,16 @@ def choose_engine(
     passes = sum(map(len, swept)) * -(-len(stimuli) // options.batch_size)
     if options.method == "full" or (options.method == "auto" and passes < _FEW_PASSES):
         return full
+    shared = next((targets for targets in swept if targets.other_calls), None)
+    if shared is not None:
+        # Its units change at several layers at once, and the partial engine starts at one.
+        if options.method == "partial_forward":
+            raise ModelError(
+                f"mode='weights': the weights of {shared.layer.name!r} are used in "
+                f"{1 + len(shared.other_calls)} calls, which method='partial_forward' cannot "
+                "silence together; give method='full'"
+            )
+        return full
     two = load_two(network, stimuli)
     try:
         graph = capture_graph(network, [targets.layer for targets in swept], two.images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,19 @@ class Targets:
         The coordinates that each target replaces together; one for a single unit.
     directions : Tensor or None
         (direction, unit), rows of length 1, orthogonal within a group. None: the unit axes.
+    other_calls : tuple of Layer
+        Other calls of the module of `layer`, whose coordinates are replaced too: silencing the
+        weights of a module silences every call of it.
     """
 
     layer: Layer
     groups: tuple[tuple[int, ...], ...]
     directions: Tensor | None = None
+    other_calls: tuple[Layer, ...] = ()
+
+    def of_call(self, layer: Layer) -> Targets:
+        """Return the same targets at another call, whose unit axis may be another one."""
+        return self if layer.name == self.layer.name else replace(self, layer=layer)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -199,8 +207,43 @@ def targets_of_weights(
                 f"mode='weights': the units of layer {targets.layer.name!r} and of one before it "
                 f"are both made by {made_by.name!r}; choose one of them"
             )
-        moved[made_by.name] = Targets(made_by, targets.groups)
+        moved[made_by.name] = Targets(
+            made_by, targets.groups, other_calls=_other_calls(network, made_by, listed)
+        )
     return list(moved.values())
+
+
+def _other_calls(network: Network, layer: Layer, listed: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Return the other calls of modules that have the weights of a layer.
+
+    Raises
+    ------
+    LayerError
+        The layer is an operation, which may share its weights with any other one.
+    """
+    if layer.operation is not None:
+        same = [
+            other
+            for other in listed
+            if (other.owner, other.operation) == (layer.owner, layer.operation)
+        ]
+        if len(same) > 1:
+            raise LayerError(
+                f"mode='weights': {layer.name!r} is one of {len(same)} operations of the same kind "
+                "that may share its weights; use modules, or mode='zero'"
+            )
+        return ()
+    modules = dict(network.module.named_modules(remove_duplicate=False))
+    weight = getattr(modules.get(layer.owner), "weight", None)
+    return tuple(
+        other
+        for other in listed
+        if other.name != layer.name
+        and other.operation is None
+        and other.kind in ("conv", "linear")
+        and weight is not None
+        and getattr(modules.get(other.owner), "weight", None) is weight
+    )
 
 
 def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:

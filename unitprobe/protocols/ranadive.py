@@ -32,8 +32,8 @@ Checkpoints: TypeAlias = (
     Mapping[int, Checkpoint] | Mapping[str, Checkpoint] | Iterable[tuple[int | str, Checkpoint]]
 )
 
-#: With `matched`, a unit is replaced by one of this many units that are nearest in activity.
-_NEAREST = 5
+#: With `matched`, units are drawn within strata of about this many units of like activity.
+_STRATUM = 8
 
 
 def ranadive_protocol(
@@ -43,7 +43,7 @@ def ranadive_protocol(
     model: Network | nn.Module | None = None,
     layers: Selection = "activations",
     share: float = 0.1,
-    n_random: int = 10,
+    n_random: int = 200,
     matched: bool = False,
     mode: Mode = "zero",
     signed: SignPolicy = "refuse",
@@ -66,8 +66,9 @@ def ranadive_protocol(
     n_random : int
         Sets of random units, as large, that are ablated for comparison.
     matched : bool
-        Match the random units in activity: each is one of the five units nearest in mean response
-        to a selective unit, among those that are not selective. Else any units of the layer.
+        Match the random units in activity. The units of a layer are divided into strata of about
+        eight units of like mean response, and a random set has as many units of each stratum as the
+        selective set, which may be among them. Else any units of the layer.
     signed : {"refuse", "rectify", "allow"}
         How class selectivity treats negative responses.
     seed : int
@@ -93,7 +94,8 @@ def ranadive_protocol(
     ------
     OptionError
         A number is out of range, there is no checkpoint, two have one label, or a file of weights
-        is given without a network. With `matched`, a layer has too few other units.
+        is given without a network. With `matched`, every stratum is selective as a whole or not at
+        all.
     WeightsError
         A file does not fit the network.
     ResponseError
@@ -106,7 +108,9 @@ def ranadive_protocol(
     After "On the special role of class-selective neurons in early training" (arXiv:2305.17409),
     section 4. Units without a selectivity count as the least selective.
     p = min(1, 2 (1 + m) / (1 + n_random)), where m counts the random sets that cost at least, or at
-    most, as much, whichever are fewer; 0.05 needs 40 sets.
+    most, as much, whichever are fewer. The lowest p is 2 / (1 + n_random), below 0.01 with 200.
+    The selective set is exchangeable with the random ones if selectivity does not matter (with
+    `matched`: among units of like activity), so p <= 0.05 in at most 5% of such layers.
 
     Examples
     --------
@@ -221,28 +225,30 @@ def random_sets(units: int, count: int, sets: int, rng: np.random.Generator) -> 
 def matched_sets(
     chosen: IntArray, activity: FloatArray, sets: int, rng: np.random.Generator
 ) -> IntArray:
-    """Return sets of other units that are as active, (random_set, index).
+    """Return sets of units that are as active as the chosen ones, (random_set, index).
 
-    For each chosen unit, in random order, it draws one of the five units nearest in activity that
-    are neither chosen nor drawn before.
+    The units are divided into strata of about eight of like activity. From each stratum, a set has
+    as many random units as are chosen there. The strata do not depend on which units are chosen, so
+    that the chosen set is one of the sets that could be drawn, and no more likely than another.
 
     Examples
     --------
-    >>> activity = np.array([1.0, 1.1, 1.2, 9.0, 9.1])
-    >>> matched_sets(np.array([3]), activity, 1, np.random.default_rng(0)).shape
-    (1, 1)
+    >>> activity = np.arange(16.0)
+    >>> sets = matched_sets(np.array([0, 1, 15]), activity, 100, np.random.default_rng(0))
+    >>> bool(((sets < 8).sum(axis=1) == 2).all()), len(np.unique(sets))
+    (True, 16)
     """
-    rows = []
-    for _ in range(sets):
-        free = np.setdiff1d(np.arange(len(activity)), chosen)
-        row = []
-        for unit in rng.permutation(chosen):
-            distance = np.abs(activity[free] - activity[unit])
-            near = free[np.argsort(distance, kind="stable")[:_NEAREST]]
-            row.append(int(rng.choice(near)))
-            free = free[free != row[-1]]
-        rows.append(row)
-    return np.array(rows)
+    strata = np.array_split(
+        np.argsort(activity, kind="stable"), max(1, round(len(activity) / _STRATUM))
+    )
+    counts = [int(np.isin(stratum, chosen).sum()) for stratum in strata]
+    rows = [
+        np.concatenate(
+            [rng.permutation(part)[:count] for part, count in zip(strata, counts, strict=True)]
+        )
+        for _ in range(sets)
+    ]
+    return np.stack(rows)
 
 
 def _pairs(checkpoints: Checkpoints) -> list[tuple[int | str, Checkpoint]]:
@@ -281,12 +287,12 @@ def _sets(
     rng = np.random.default_rng(seed)
     if not matched:
         return np.concatenate([chosen[None], random_sets(units, count, n_random, rng)])
-    if units < 2 * count:
-        raise OptionError(
-            f"share={share} of the {units} units of layer {layer!r} leaves too few other units to "
-            "match in activity; give a smaller share"
-        )
     others = matched_sets(chosen, node["activity"].values, n_random, rng)
+    if (np.sort(others, axis=1) == np.sort(chosen)).all():
+        raise OptionError(
+            f"share={share} of the {units} units of layer {layer!r} leaves no other units of like "
+            "activity; give another share, or matched=False"
+        )
     return np.concatenate([chosen[None], others])
 
 

@@ -100,9 +100,13 @@ class SelectivityRegularizer:
     gradient is that of the whole batch.
 
     With ``accumulation=K`` the class sums of the last K - 1 batches are added, without their
-    graphs, so the SI is that of a batch K times as large. The gradient flows through the present
-    batch only and is multiplied by K. With a loss divided by K, as is usual, the sum over K batches
-    is the gradient of the large batch, except for changes of the network in between.
+    graphs, so the SI is that of the last K batches together (of fewer, h, until K have run). The
+    gradient flows through the present batch only and is multiplied by h. With a loss divided by K,
+    as is usual, the sum over K batches approximates the gradient of the large batch. It is not that
+    gradient, because each batch is added to the K - 1 batches before it, not to the others of its
+    own step. With fixed weights and new images in every batch, the relative error was 0.2 to 0.5 in
+    a trained network and 0.6 to 1.1 in an untrained one (K = 4). Where the exact gradient matters,
+    use one large batch.
 
     Examples
     --------
@@ -231,6 +235,7 @@ class SelectivityRegularizer:
             together = together.double()  # its variances are differences of large numbers
         classes = check_labels(labels, len(together), self._class_count)
         own = batch_sums(together, labels.to(device), classes, self._measure)
+        held = len(self._earlier) + 1
         sums = self._with_earlier(sum_over_processes(own))
         units = measure_units(sums, self._measure)
         of_layers = self._mean_by_layer(responses, units, sums.size)
@@ -240,7 +245,8 @@ class SelectivityRegularizer:
         if not self.alpha:
             return torch.zeros_like(self.selectivity)  # without a backward pass
         if self._accumulation > 1:
-            scaled = self._accumulation * selectivity
+            # The gradient by the sums of one of h batches is 1/h of that by the batch alone.
+            scaled = held * selectivity
             selectivity = scaled + (selectivity - scaled).detach()
         return -self.alpha * selectivity
 
