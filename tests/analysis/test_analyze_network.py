@@ -101,10 +101,12 @@ def assert_same(found, recorded, rtol=1e-5):
         ("reused", "activations", (3, 8, 8), "allow"),
         ("resnet", ["layer1.0.relu", "layer3.2.relu_1"], (3, 8, 8), "allow"),
         ("dead", "relu", (3, 8, 8), "allow"),
+        ("dead", "activations", (3, 8, 8), "auto"),
         ("dead", "activations", (3, 8, 8), "rectify"),
         ("attention", "mlp", (3, 8, 8), "rectify"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::unitprobe.errors.UnitprobeWarning")
 @pytest.mark.parametrize("memory", ["2GB", 1], ids=["responses", "sums"])
 def test_the_analysis_is_that_of_a_recording(tmp_path, network, layers, size, signed, memory):
     recorded, found = both(
@@ -112,12 +114,18 @@ def test_the_analysis_is_that_of_a_recording(tmp_path, network, layers, size, si
         build(network),
         make_stimuli(61, size),  # enough for the 60 of precision_at_k
         layers=layers,
-        metrics=RESAMPLED if memory == 1 else measures(),
+        metrics=None if signed == "auto" else RESAMPLED if memory == 1 else measures(),
         n_permutations=30,
         n_bootstrap=20,
         signed=signed,
         memory=memory,
     )
+    if signed == "auto":
+        assert "class_selectivity" in found["gelu"].attrs["not_computed"]
+        assert np.isnan(found["gelu"]["class_selectivity_p"]).all()
+        assert not np.isnan(found["gelu"]["d_prime_p"]).any()
+        if memory == 1:
+            return  # measures that need all responses are left out
     assert_same(found, recorded)
     assert "needs_recording" not in found.attrs
     if network == "dead":
@@ -278,8 +286,27 @@ def test_negative_responses_are_never_passed_over():
     with pytest.warns(UnitprobeWarning, match="1 of 1 layers have negative"):
         up.analyze(build("dead"), make_stimuli(20), layers="gelu", signed="allow")
     with pytest.raises(ResponseError, match=r"layer 'gelu', class_sel.*negative"):
-        up.analyze(build("dead"), make_stimuli(20), layers="gelu")
+        up.analyze(build("dead"), make_stimuli(20), layers="gelu", metrics=["class_selectivity"])
     up.analyze(build("dead"), make_stimuli(20), layers="gelu", metrics=["d_prime"])
+
+
+def test_a_measure_that_is_named_refuses_negative_responses_before_the_pass():
+    shown = []
+    network = build("dead")
+    network.register_forward_pre_hook(lambda _, args: shown.append(len(args[0])))
+    for memory in ("2GB", 1):
+        shown.clear()
+        with pytest.raises(
+            ResponseError, match=r"layer 'gelu', class_selectivity.*signed='rectify'"
+        ):
+            up.analyze(
+                network,
+                make_stimuli(200),
+                metrics=["class_selectivity"],
+                batch_size=8,
+                memory=memory,
+            )
+        assert sum(shown) < 50
 
 
 def test_batches_and_their_joining_do_not_matter():

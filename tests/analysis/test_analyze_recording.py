@@ -12,7 +12,7 @@ from conftest import make_stimuli
 import unitprobe as up
 from unitprobe import metrics as m
 from unitprobe.errors import LabelError, OptionError, ResponseError, StoreError, UnitprobeWarning
-from unitprobe.metrics.registry import measures
+from unitprobe.metrics.registry import MEASURES, measures
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,66 @@ def signed_recording():
     return recording(responses, np.arange(60) % 3, layer="gelu")
 
 
-def test_negative_responses_are_refused_where_a_measure_assumes_non_negative_input():
-    with pytest.raises(ResponseError, match=r"layer 'gelu', class_selectivity: 1\d\d of 300"):
-        up.analyze(signed_recording())
+NON_NEGATIVE = [name for name in measures() if MEASURES[name].assumes_non_negative]
+
+
+def mixed_recording():
+    """A layer of non-negative responses, and one of normal ones."""
+    responses = np.random.default_rng(0).normal(size=(70, 5))
+    labels = np.arange(70) % 3
+    tree = recording(np.maximum(responses, 0), labels)
+    return xr.DataTree.from_dict(
+        {
+            "/": tree.to_dataset(),
+            "relu": tree["relu"].to_dataset(inherit=False),
+            "gelu": recording(responses, labels, "gelu")["gelu"].to_dataset(inherit=False),
+        }
+    )
+
+
+def test_by_default_measures_that_assume_non_negative_input_are_nan_where_some_are_negative():
+    tree, options = mixed_recording(), {"n_permutations": 20, "n_bootstrap": 20}
+    with pytest.warns(UnitprobeWarning) as caught:
+        found = up.analyze(tree, **options)
+    assert len(caught) == 1
+    assert "1 of 2 layers have negative responses, the first 'gelu'" in str(caught[0].message)
+    assert "signed='rectify'" in str(caught[0].message)
+    rectified = up.analyze(tree, signed="rectify", **options)
+    for name, variable in rectified["gelu"].data_vars.items():
+        here = found["gelu"][name]
+        assert here.dims == variable.dims
+        if any(str(name).startswith(measure) for measure in NON_NEGATIVE):
+            assert np.isnan(here).all()
+            assert "of 350 responses are negative" in here.attrs["not_computed"]
+        elif str(name).endswith("_q"):
+            assert "not_computed" not in here.attrs
+        else:
+            np.testing.assert_array_equal(here, variable)
+            assert "not_computed" not in here.attrs
+    assert found["gelu"].attrs["not_computed"] == ", ".join(NON_NEGATIVE)
+    assert "not_computed" not in found["relu"].attrs
+    assert not np.isnan(found["relu"]["class_selectivity_q"]).any()
+    assert np.isnan(found["selective_share"]).values.tolist() == [False, True]
+    assert "in 1 of 2 layers" in found["class_selectivity"].attrs["not_computed"]
+    assert found.attrs["signed"] == "auto"
+
+
+def test_one_family_of_tests_has_the_layers_where_selectivity_is_computed():
+    with pytest.warns(UnitprobeWarning):
+        found = up.analyze(mixed_recording(), n_permutations=20)
+    p = found["relu"]["class_selectivity_p"]
+    np.testing.assert_allclose(
+        found["relu"]["class_selectivity_q"], scipy.stats.false_discovery_control(p)
+    )
+
+
+def test_a_measure_that_is_named_refuses_negative_responses():
+    for options in ({"metrics": ["class_selectivity"]}, {"signed": "refuse"}):
+        with pytest.raises(ResponseError, match=r"layer 'gelu', class_selectivity: 1\d\d of 300"):
+            up.analyze(signed_recording(), **options)
+
+
+def test_negative_responses_are_treated_as_asked():
     with pytest.warns(UnitprobeWarning, match=r"1 of 1 layers have negative .*'gelu' \(1\d\d\)"):
         result = up.analyze(signed_recording(), signed="allow")
     assert result["gelu"].attrs["negative_responses"] > 0

@@ -6,10 +6,10 @@ from unitprobe.analysis.result_tables import (
     add_false_discovery_rates,
     layer_table,
     open_result,
+    selective_share,
     summarize_layers,
     tidy,
     unit_table,
-    warn_if_signed,
 )
 from unitprobe.analysis.sources import read_responses
 
@@ -20,8 +20,8 @@ __all__ = [
     "layer_table",
     "open_result",
     "read_responses",
+    "selective_share",
     "summarize_layers",
     "tidy",
     "unit_table",
-    "warn_if_signed",
 ]

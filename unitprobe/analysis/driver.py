@@ -17,7 +17,7 @@ from unitprobe.analysis.result_tables import (
     add_false_discovery_rates,
     describe_variables,
     summarize_layers,
-    warn_if_signed,
+    warn_if_negative,
 )
 from unitprobe.analysis.sources import (
     Request,
@@ -55,7 +55,7 @@ def analyze(
     n_permutations: int = 0,
     n_bootstrap: int = 0,
     seed: int = 0,
-    signed: m.SignPolicy = "refuse",
+    signed: m.AutoSignPolicy = "auto",
     model: Network | nn.Module | None = None,
     memory: int | str = "2GB",
     layers: Selection = "activations",
@@ -85,10 +85,13 @@ def analyze(
         `unitprobe.inference.class_measure_interval`.
     seed : int
         Seed of permutations and resamples.
-    signed : {"refuse", "rectify", "shift", "allow"}
-        How to treat negative responses before a measure that assumes non-negative ones: raise an
-        error; set them to zero; subtract the smallest response of the unit; or compute the formula
-        without change, with a warning (the measure is then unbounded).
+    signed : {"auto", "rectify", "shift", "allow", "refuse"}
+        How to treat negative responses before a measure that assumes non-negative ones. ``"auto"``:
+        in a layer with negative responses the measure is NaN, and so are its null and interval, and
+        one warning says so; if `metrics` names it, raise an error. ``"rectify"``: set negative
+        responses to zero. ``"shift"``: subtract the smallest response of the unit. ``"allow"``:
+        compute the formula without change, with a warning (the measure is then unbounded).
+        ``"refuse"``: raise an error.
     model : Network or nn.Module, optional
         The network of a recording. Its weights are measured too: ``incoming_l1``, ``incoming_l2``,
         ``outgoing_l1`` and ``outgoing_l2``, see `unitprobe.weight_norms`. For a network as
@@ -124,6 +127,10 @@ def analyze(
         also leave infinite values out, such as the d-prime of a unit that varies only between
         classes; if there are any, ``..._infinite`` counts them by layer.
 
+        Each layer has the attribute ``negative_responses``, their number. If measures are NaN
+        because of them, the attribute ``not_computed`` of the layer names these measures, and that
+        of each of their variables says why.
+
         A layer that some stimuli did not reach, because the network's path depends on them, has the
         statistics of those that did, and the attribute ``unreached_stimuli``; one that stimuli of
         fewer than two classes reached is left out, with a warning.
@@ -136,8 +143,9 @@ def analyze(
     LabelError
         The stimuli are of fewer than two classes.
     ResponseError
-        A layer has NaN or infinite responses, or negative ones that are refused; or some stimuli
-        did not reach it, and running sums need resamples.
+        A layer has NaN or infinite responses, or negative ones that are refused: before the pass
+        if the first batch shows them. Or some stimuli did not reach a layer, and running sums need
+        resamples.
     StoreError
         The tree is not a recording, or one of another network than `model`.
     LayerNotFoundError, LayerError, ModelError, ImageError
@@ -172,8 +180,8 @@ def analyze(
     ):
         if value < 0:
             raise OptionError(f"{option}={value} is negative; give 0 or more")
-    if signed not in get_args(m.SignPolicy):
-        known = ", ".join(get_args(m.SignPolicy))
+    if signed not in get_args(m.AutoSignPolicy):
+        known = ", ".join(get_args(m.AutoSignPolicy))
         raise OptionError(f"signed={signed!r} is unknown; choose one of {known}")
     request = Request(
         metrics=metrics,
@@ -239,13 +247,13 @@ def _measure(
                 n_bootstrap=request.n_bootstrap,
                 seed=request.seed,
                 signed=request.signed,
+                leave_out=request.leaves_out_negative,
                 stimulus_count=len(source.label),
             )
             advance(1)
     if model is not None:
         add_weight_norms(nodes, model, source.example)
-    negative = {layer: int(node.attrs["negative_responses"]) for layer, node in nodes.items()}
-    warn_if_signed(negative, request.signed, names)
+    warn_if_negative(nodes, names)
     add_false_discovery_rates(nodes)
     describe_variables(nodes)
     root = summarize_layers(nodes).assign_coords(

@@ -27,6 +27,11 @@ _DIMS = {
 }
 
 
+_NULL_ENDINGS = ("_null_mean", "_z", "_p", "_corrected")
+_INTERVAL_ENDINGS = ("_low", "_high")
+_ENDINGS = (*_NULL_ENDINGS, *_INTERVAL_ENDINGS, "_class", "_share", "_threshold")
+
+
 class MeasuredLayer(ABC):
     """The statistics of one layer, from wherever its responses come.
 
@@ -77,7 +82,8 @@ def measure_layer(
     n_permutations: int,
     n_bootstrap: int,
     seed: int,
-    signed: m.SignPolicy,
+    signed: m.AutoSignPolicy,
+    leave_out: bool,
     stimulus_count: int,
 ) -> xr.Dataset:
     """Return the node of a layer in an analysis.
@@ -91,10 +97,20 @@ def measure_layer(
     n_permutations, n_bootstrap, seed, signed
         As `unitprobe.analyze`. An interval needs permutations too, because redrawn stimuli never
         show the value of a unit without selectivity; without a null there are `n_bootstrap`.
+    leave_out : bool
+        Whether measures that assume non-negative responses are NaN if some are negative.
     stimulus_count : int
         The number of stimuli, of which some may not have reached the layer.
     """
-    dataset = _spread_stimuli(_dataset(layer, names), layer.reached, stimulus_count)
+    negative = layer.negative_responses
+    left_out = [
+        name for name in names if leave_out and negative and MEASURES[name].assumes_non_negative
+    ]
+    nulls, intervals = null_names, interval_names
+    null_names = [name for name in nulls if name not in left_out]
+    interval_names = [name for name in intervals if name not in left_out]
+    dataset = _dataset(layer, names, left_out)
+    dataset = _spread_stimuli(dataset, layer.reached, stimulus_count)
     drawn_for = list(dict.fromkeys([*null_names, *interval_names]))
     permuted = layer.permuted(drawn_for, n_permutations or n_bootstrap, seed)
     redrawn = layer.redrawn(interval_names, n_bootstrap, seed)
@@ -118,12 +134,56 @@ def measure_layer(
         )
         dataset[f"{name}_low"] = ("unit", low)
         dataset[f"{name}_high"] = ("unit", high)
-    dataset.attrs.update(signed=signed, negative_responses=layer.negative_responses)
+    dataset.attrs.update(signed=signed, negative_responses=negative)
+    if left_out:
+        unknown = ("unit", np.full(len(layer.units), np.nan))
+        endings = [(name, end) for name in nulls for end in _NULL_ENDINGS]
+        endings += [(name, end) for name in intervals for end in _INTERVAL_ENDINGS]
+        for name, ending in endings:
+            if name in left_out:
+                dataset[f"{name}{ending}"] = unknown
+        size = len(layer.reached) * len(layer.units)
+        reason = f"{negative} of {size} responses are negative; this measure assumes none"
+        for key, variable in dataset.items():
+            if any(str(key) in (stem, *(stem + end for end in _ENDINGS)) for stem in left_out):
+                variable.attrs["not_computed"] = reason
+        dataset.attrs["not_computed"] = ", ".join(left_out)
     return dataset.assign_coords(unit=layer.units)
 
 
-def _dataset(layer: MeasuredLayer, names: Sequence[str]) -> xr.Dataset:
-    values = layer.values(names)
+def refuse_negative(layer: str, measure: str, responses: Array) -> None:
+    """Raise an error for negative responses (stimulus, unit), which a measure refuses.
+
+    Raises
+    ------
+    ResponseError
+        With the layer, the measure and their number.
+    """
+    negative = int((responses < 0).sum())
+    if negative:
+        raise ResponseError(
+            f"layer {layer!r}, {measure}: {negative} of {responses.size} responses are negative, "
+            "but this measure assumes non-negative input; choose signed='rectify', 'shift' or "
+            "'allow' (--signed)"
+        )
+
+
+def _unknown(layer: MeasuredLayer, name: str) -> Any:
+    """Return the values of a measure that is not computed, as `MeasuredLayer.values` does."""
+    measure, classes = MEASURES[name], len(layer.counts)
+    shape: tuple[int, ...] = {"stimulus": (len(layer.reached),), "layer": ()}.get(
+        measure.kind, (len(layer.units),)
+    )
+    if measure.has_classes or measure.kind == "tuning":
+        shape = (classes, *shape)
+    return np.full(shape, np.nan)
+
+
+def _dataset(
+    layer: MeasuredLayer, names: Sequence[str], left_out: Sequence[str] = ()
+) -> xr.Dataset:
+    values = dict(layer.values([name for name in names if name not in left_out]))
+    values |= {name: _unknown(layer, name) for name in left_out}
     dataset = xr.Dataset()
     for name in names:
         measure, value = MEASURES[name], values[name]

@@ -177,22 +177,41 @@ def open_result(
     return opened
 
 
-def warn_if_signed(negative: Mapping[str, int], signed: str, names: Sequence[str]) -> None:
-    """Warn of negative responses where a measure assumes non-negative ones.
+def warn_if_negative(nodes: Mapping[str, xr.Dataset], names: Sequence[str]) -> None:
+    """Warn of negative responses in measures that assume none, or because of which they are NaN.
 
-    `negative` holds their number by layer, `names` the statistics.
+    `nodes` holds the layers, `names` the statistics.
     """
+    negative = {layer: int(node.attrs["negative_responses"]) for layer, node in nodes.items()}
     layers = [layer for layer, count in negative.items() if count]
-    affected = [name for name in names if MEASURES[name].assumes_non_negative]
-    if signed != "allow" or not layers or not affected:
+    affected = ", ".join(name for name in names if MEASURES[name].assumes_non_negative)
+    if not layers or not affected:
         return
-    warnings.warn(
-        f"{len(layers)} of {len(negative)} layers have negative responses, the first {layers[0]!r} "
-        f"({negative[layers[0]]:,}); {', '.join(affected)} are defined for non-negative ones and "
-        "unbounded here: choose signed='rectify', 'shift' or 'refuse' (--signed)",
-        UnitprobeWarning,
-        stacklevel=3,
+    first = nodes[layers[0]].attrs
+    found = (
+        f"{len(layers)} of {len(nodes)} layers have negative responses, the first {layers[0]!r} "
+        f"({negative[layers[0]]:,}); {affected} assume non-negative ones and are "
     )
+    if "not_computed" in first:
+        found += (
+            "NaN in these layers; to have them, choose signed='rectify', 'shift' or 'allow' "
+            "(--signed)"
+        )
+    elif first["signed"] == "allow":
+        found += "unbounded here: choose signed='rectify', 'shift' or 'auto' (--signed)"
+    else:
+        return
+    warnings.warn(found, UnitprobeWarning, stacklevel=4)
+
+
+def selective_share(node: xr.Dataset | xr.DataTree) -> float:
+    """Return the share of the units of a layer whose class selectivity has a q below 0.05.
+
+    NaN if it was not computed because responses are negative.
+    """
+    if "class_selectivity" in str(node.attrs.get("not_computed", "")).split(", "):
+        return float("nan")
+    return float((node["class_selectivity_q"] < 0.05).mean())
 
 
 def add_false_discovery_rates(nodes: Mapping[str, xr.Dataset]) -> None:
@@ -205,6 +224,8 @@ def add_false_discovery_rates(nodes: Mapping[str, xr.Dataset]) -> None:
         q = inference.false_discovery_rate(p)
         for node, part in zip(nodes.values(), np.split(q, ends[:-1]), strict=True):
             node[f"{name}_q"] = ("unit", part)
+            if "not_computed" in node[f"{name}_p"].attrs:
+                node[f"{name}_q"].attrs["not_computed"] = node[f"{name}_p"].attrs["not_computed"]
 
 
 def describe_variables(nodes: Mapping[str, xr.Dataset]) -> None:
@@ -233,6 +254,12 @@ def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
         summary["dead_share" if name == "dead" else name] = ("layer", np.asarray(values))
         if name != "dead":
             summary[name].attrs.update(_attributes_of_mean(variable))
+            summary[name].attrs.pop("not_computed", None)
+            missing = sum("not_computed" in node[name].attrs for node in nodes.values())
+            if missing:
+                summary[name].attrs["not_computed"] = (
+                    f"in {missing} of {len(nodes)} layers, because responses are negative"
+                )
         infinite = [int(np.isinf(node[name].values).sum()) for node in nodes.values()]
         if any(infinite):
             summary[f"{name}_infinite"] = ("layer", np.asarray(infinite))
@@ -241,9 +268,7 @@ def summarize_layers(nodes: Mapping[str, xr.Dataset]) -> xr.Dataset:
                 long_name=f"{long_name}, number of infinite values left out of the mean", units="1"
             )
     if "class_selectivity_q" in first:
-        significant = [
-            float((node["class_selectivity_q"] < 0.05).mean()) for node in nodes.values()
-        ]
+        significant = [selective_share(node) for node in nodes.values()]
         summary["selective_share"] = ("layer", np.asarray(significant))
     for name in ("units", "dead_share", "selective_share"):
         if name in summary:

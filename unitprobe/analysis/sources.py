@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from unitprobe import metrics as m
-from unitprobe.analysis.measured import LayerOfResponses, MeasuredLayer
+from unitprobe.analysis.measured import LayerOfResponses, MeasuredLayer, refuse_negative
 from unitprobe.analysis.one_pass import OnePass
 from unitprobe.analysis.resampled_measures import ResampledMeasures, draw_resamples
 from unitprobe.analysis.running_sums import LayerOfSums, has_resampled_sums, has_running_sums
@@ -49,7 +49,24 @@ class Request:
     n_permutations: int
     n_bootstrap: int
     seed: int
-    signed: m.SignPolicy
+    signed: m.AutoSignPolicy
+
+    @property
+    def leaves_out_negative(self) -> bool:
+        """Whether measures that assume non-negative responses are left out of a layer without."""
+        return self.signed == "auto" and self.metrics is None
+
+    @property
+    def policy(self) -> m.SignPolicy:
+        """How the responses that such a measure gets are treated."""
+        if self.signed != "auto":
+            return self.signed
+        return "allow" if self.leaves_out_negative else "refuse"
+
+    def refusing(self, stimuli: int) -> str:
+        """Return the first measure that raises an error for negative responses, or nothing."""
+        names = self.names(stimuli) if self.policy == "refuse" else []
+        return next((name for name in names if MEASURES[name].assumes_non_negative), "")
 
     def names(self, stimuli: int) -> list[str]:
         """Return the names of the measures; if none are named, all that so many stimuli allow."""
@@ -121,6 +138,11 @@ def open_recording(tree: xr.DataTree, request: Request) -> Source:
     ids, classes = stimuli["stimulus"].to_numpy(), stimuli.sizes["class_name"]
     check_classes(labels)
     reached = {layer: _reached(tree, layer) for layer in layers}
+    refusing = request.refusing(len(labels))
+    if refusing:
+        for layer in layers:
+            responses = read_responses(tree, layer)
+            refuse_negative(layer, refusing, responses)
 
     def open_layer(layer: str) -> MeasuredLayer:
         here = reached[layer]
@@ -133,7 +155,7 @@ def open_recording(tree: xr.DataTree, request: Request) -> Source:
             reached=here,
             units=tree[layer]["unit"].values,
             class_count=classes,
-            signed=request.signed,
+            signed=request.policy,
         )
 
     return Source(
@@ -185,6 +207,10 @@ def run_network(
     ):
         check_classes(images.labels)
         run = OnePass(probe, images, batch_size=batch_size, workers=workers, most_bytes=most)
+        refusing = request.refusing(len(images))
+        if refusing:
+            for layer, responses in probe(run.example).items():
+                refuse_negative(layer, refusing, responses.cpu().numpy())
         keep = _keep_responses if run.nbytes <= most else _keep_sums
         kept = keep(run, images, request, memory=memory, progress=progress)
         attributes: dict[str, Any] = {
@@ -226,9 +252,13 @@ def _keep_responses(
     run: OnePass, stimuli: Stimuli, request: Request, *, memory: int | str, progress: bool
 ) -> _Kept:
     parts: dict[str, list[tuple[IntArray, Array]]] = {layer: [] for layer in run.responses}
+    refusing = request.refusing(len(stimuli))
     for chunk in run.chunks(progress=progress):
         for layer, (indices, responses) in chunk.layers.items():
-            parts[layer].append((indices, responses.cpu().numpy()))
+            here = responses.cpu().numpy()
+            if refusing:
+                refuse_negative(layer, refusing, here)
+            parts[layer].append((indices, here))
     parts = {
         layer: [part for of_rank in gather_across_ranks(own) for part in of_rank]
         for layer, own in parts.items()
@@ -248,7 +278,7 @@ def _keep_responses(
             reached=reached[layer],
             units=np.arange(responses.shape[1]),
             class_count=classes,
-            signed=request.signed,
+            signed=request.policy,
         )
 
     return _Kept(
@@ -284,7 +314,7 @@ def _keep_sums(
         layer: LayerOfSums(
             names,
             len(counts),
-            request.signed,
+            request.policy,
             {
                 kind: ResampledMeasures(drawn_for[kind], some, response[0])
                 for kind, some in resamples.items()
@@ -318,7 +348,7 @@ def _check_sums(run: OnePass, request: Request, needing: Sequence[str], memory: 
     if request.signed == "shift":
         raise OptionError(
             f"signed='shift' needs all responses, {size}, more than memory={memory!r}; {way}, or "
-            "choose 'rectify', 'refuse' or 'allow'"
+            "choose 'auto', 'rectify', 'refuse' or 'allow'"
         )
     if needing and request.metrics is not None:
         also = "" if not has_running_sums(needing[0]) else "the null and interval of "

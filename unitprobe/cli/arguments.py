@@ -53,7 +53,9 @@ Workers = Annotated[int, typer.Option(help="Processes that load images.")]
 Split = Annotated[str, typer.Option(help="Part of the stimuli: train, test, ...")]
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of this size.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
-Signed = Annotated[str, typer.Option(help="Negative responses: refuse, rectify, shift or allow.")]
+Signed = Annotated[
+    str, typer.Option(help="Negative responses: auto (leave out), rectify, shift, allow or refuse.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file or folder.")]
 
 

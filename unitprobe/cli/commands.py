@@ -234,7 +234,7 @@ def analyze(
         int, typer.Option(help="Permutations of the labels for the null.")
     ] = 0,
     n_bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 0,
-    signed: Signed = "refuse",
+    signed: Signed = "auto",
     csv: Annotated[Path | None, typer.Option(help="Also write the units to this CSV.")] = None,
     model: Annotated[
         str | None, typer.Option(help="The network of the recording, for the norms of its weights.")
@@ -327,7 +327,7 @@ def report(
         int, typer.Option(help="Permutations of the labels, if a recording is given.")
     ] = 1000,
     n_bootstrap: Annotated[int, typer.Option(help="Resamples, if a recording is given.")] = 200,
-    signed: Signed = "refuse",
+    signed: Signed = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:

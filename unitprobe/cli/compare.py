@@ -30,7 +30,7 @@ def compare(
     n_permutations: Annotated[
         int, typer.Option(help="Permutations of the labels, if a recording is given.")
     ] = 200,
-    signed: Signed = "refuse",
+    signed: Signed = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:

@@ -56,7 +56,12 @@ from unitprobe.metrics.selectivity import (
     selectivity_index,
 )
 from unitprobe.metrics.separation import anova_f, class_correlation, d_prime, eta_squared
-from unitprobe.metrics.sign import SignPolicy, apply_sign_policy, count_negative
+from unitprobe.metrics.sign import (
+    AutoSignPolicy,
+    SignPolicy,
+    apply_sign_policy,
+    count_negative,
+)
 from unitprobe.metrics.similarity import (
     StimulusDistance,
     linear_cka,
@@ -85,6 +90,7 @@ from unitprobe.metrics.tuning import (
 )
 
 __all__ = [
+    "AutoSignPolicy",
     "ManifoldGeometry",
     "Reduction",
     "SignPolicy",

@@ -12,6 +12,8 @@ from unitprobe.typing import Array
 
 #: What is done about negative responses.
 SignPolicy = Literal["allow", "rectify", "shift", "refuse"]
+#: The same for many measures at once: "auto" leaves out those that assume non-negative input.
+AutoSignPolicy = Literal["auto", "rectify", "shift", "allow", "refuse"]
 
 
 def count_negative(responses: Array) -> int:

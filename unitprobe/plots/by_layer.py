@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from unitprobe.analysis import selective_share
 from unitprobe.errors import OptionError
 from unitprobe.plots.drawing import (
     BLACK,
@@ -68,8 +69,7 @@ def plot_selectivity_by_layer(analysis: xr.DataTree) -> Figure:
     axes[0].set_ylabel("class selectivity" + (f"\n({outside:,} units outside)" if outside else ""))
     legend(axes[0])
     if tested:
-        nodes = analysis.children.values()
-        shares = [float((node["class_selectivity_q"] < 0.05).mean()) for node in nodes]
+        shares = [selective_share(node) for node in analysis.children.values()]
         draw_shares(axes[1], shares, BLUE, "units with\nq < 0.05 (%)")
     return figure
 

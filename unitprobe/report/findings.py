@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from unitprobe.analysis import selective_share
 from unitprobe.plots import has, layer_values, printable, rank_correlation, unit_counts, unit_values
 from unitprobe.report.columns import percent
 
@@ -55,6 +56,8 @@ def dead_count(analysis: xr.DataTree) -> int:
 def _selectivity(analysis: xr.DataTree) -> str:
     if not has(analysis, "class_selectivity"):
         return ""
+    if np.isnan(layer_values(analysis, "class_selectivity")).all():
+        return ""
     mean = float(np.nanmean(layer_values(analysis, "class_selectivity")))
     text = f"Class selectivity is {mean:.2f} on average (over units, then over layers)"
     if not has(analysis, "class_selectivity_null_mean"):
@@ -66,17 +69,16 @@ def _selectivity(analysis: xr.DataTree) -> str:
     text = f"{text}; the same responses with shuffled labels give {chance:.2f}."
     if not has(analysis, "class_selectivity_q"):
         return text
-    count, total = selective_count(analysis), int(unit_counts(analysis).sum())
+    shares = {layer: selective_share(node) for layer, node in analysis.children.items()}
+    shares = {layer: share for layer, share in shares.items() if not np.isnan(share)}
+    count = selective_count(analysis)
+    total = sum(analysis.children[layer].sizes["unit"] for layer in shares)
     text += (
         f" {count:,} of {total:,} units ({percent(count / total)}) are more selective than chance "
         f"(q < {LEVEL})"
     )
     if not count:
         return f"{text}. {_least_share(int(analysis.attrs['n_permutations']))}"
-    shares = {
-        layer: float((node["class_selectivity_q"] < LEVEL).mean())
-        for layer, node in analysis.children.items()
-    }
     if len(shares) == 1:
         return f"{text}."
     if len(set(shares.values())) == 1:
@@ -243,6 +245,7 @@ def _sign_limits(analysis: xr.DataTree) -> list[str]:
         "allow": "the formulas were used without change, and have no bounds there",
         "rectify": "they were set to 0 first",
         "shift": "each unit's smallest response was subtracted first",
+        "auto": "they are not computed in these layers",
     }.get(handled, "they were refused")
     return [
         f"{len(layers)} of {len(negative)} layers have negative responses ({names}). Selectivity "
