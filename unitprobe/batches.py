@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unitprobe.errors import OptionError, StimuliError, UnitprobeError
 from unitprobe.layers import device_of
-from unitprobe.models import Network, as_network, plain_transform
+from unitprobe.models import Network, as_network, plain_transform, timm_transform
 from unitprobe.stimuli import Stimuli
 
 
@@ -27,8 +27,8 @@ def prepare(
 ) -> Iterator[tuple[Network, Stimuli]]:
     """Yield the network on `device` and the stimuli as it takes them; move it back afterwards.
 
-    Stimuli without a transform get the network's; where it has none either, images become tensors
-    in [0, 1] as they are.
+    Stimuli without a transform get the network's; of a bare timm module, images that are not in an
+    array get that of its configuration. Otherwise images become tensors in [0, 1] as they are.
 
     Raises
     ------
@@ -41,7 +41,10 @@ def prepare(
     network = as_network(model)
     if stimuli.transform is None and not stimuli.ready:
         channels = network.input_size[0] if network.input_size else None
-        stimuli = stimuli.with_transform(network.transform or plain_transform(channels))
+        own = network.transform
+        if own is None and not isinstance(stimuli._images, np.ndarray):
+            own = timm_transform(network.module)
+        stimuli = stimuli.with_transform(own or plain_transform(channels))
     original = device_of(network.module)
     target = _check_device(device) if device is not None else original
     network.module.to(target)

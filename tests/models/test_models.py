@@ -13,6 +13,7 @@ from timm.data import ImageNetInfo
 from torch import nn
 from torchvision import models as zoo
 
+import unitprobe as up
 from unitprobe.errors import (
     DownloadError,
     LabelError,
@@ -548,3 +549,17 @@ def test_an_error_can_be_raised_again_from_its_message():
     for kind in (ModelError, WeightsError, DownloadError, LabelError):
         assert issubclass(kind, UnitprobeError)
         assert str(kind("one line")) == "one line"
+
+
+def test_a_bare_timm_module_is_shown_images_as_its_configuration_says():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 50, 70, 3), np.uint8)
+    pictures = [Image.fromarray(each) for each in pixels]
+    stimuli = up.Stimuli(pictures, [0, 0, 1, 1])
+    module = timm.create_model("test_resnet", pretrained=False).eval()
+    bare = up.record(module, stimuli, layers=["conv1.2"])
+    loaded = load_model(TIMM, pretrained=False)
+    loaded.module = module
+    named = up.record(loaded, stimuli, layers=["conv1.2"])
+    assert "Normalize" in bare.attrs["preprocessing"]
+    assert bare.attrs["preprocessing"] == named.attrs["preprocessing"]
+    assert bare["conv1.2"].equals(named["conv1.2"])

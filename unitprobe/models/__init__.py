@@ -3,7 +3,7 @@
 from unitprobe.models.network import Network, as_network, describe_transform
 from unitprobe.models.network_sources import load_model
 from unitprobe.models.output_classes import output_indices
-from unitprobe.models.transforms import ConvertMode, plain_transform
+from unitprobe.models.transforms import ConvertMode, plain_transform, timm_transform
 
 __all__ = [
     "ConvertMode",
@@ -13,4 +13,5 @@ __all__ = [
     "load_model",
     "output_indices",
     "plain_transform",
+    "timm_transform",
 ]

@@ -49,3 +49,23 @@ def convert_mode(channels: int | None) -> list[ConvertMode]:
     """Return the step that gives an image this number of channels; empty if there is none."""
     modes = {1: "L", 3: "RGB"}
     return [ConvertMode(modes[channels])] if channels in modes else []
+
+
+def timm_transform(module: Any) -> Callable[[Any], Any] | None:
+    """Return the preprocessing that a timm module's configuration states; None for other modules.
+
+    Examples
+    --------
+    >>> timm_transform(object()) is None
+    True
+    """
+    if type(module).__module__.partition(".")[0] != "timm" or not getattr(
+        module, "pretrained_cfg", None
+    ):
+        return None
+    from timm.data import create_transform, resolve_model_data_config
+    from torchvision import transforms
+
+    data = resolve_model_data_config(module)
+    steps = create_transform(**data, is_training=False).transforms
+    return transforms.Compose([*convert_mode(data["input_size"][0]), *steps])  # type: ignore[no-any-return,unused-ignore]
