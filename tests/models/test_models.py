@@ -563,3 +563,15 @@ def test_a_bare_timm_module_is_shown_images_as_its_configuration_says():
     assert "Normalize" in bare.attrs["preprocessing"]
     assert bare.attrs["preprocessing"] == named.attrs["preprocessing"]
     assert bare["conv1.2"].equals(named["conv1.2"])
+
+
+@pytest.mark.parametrize("name", ["w.pth.tar", "w.ckpt", "w.PTH"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "net", "state_dict_ema"])
+def test_weights_in_a_checkpoint_of_a_training_run(tmp_path, name, key):
+    import argparse
+
+    module = load_model(TIMM, pretrained=False).module
+    state = {f"model.{path}": value for path, value in module.state_dict().items()}
+    torch.save({key: state, "args": argparse.Namespace(lr=1), "epoch": 3}, tmp_path / name)
+    loaded = load_model(TIMM, weights=tmp_path / name).module.state_dict()
+    assert all(torch.equal(value, loaded[path]) for path, value in module.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from unitprobe.errors import WeightsError
 from unitprobe.models.network import one_line
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def load_weights(module: nn.Module, path: Path, name: str) -> None:
@@ -22,7 +25,7 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     """
     state = _read_weights(path)
     own = module.state_dict()
-    for prefix in ("module.", "_orig_mod."):  # of DataParallel, of torch.compile
+    for prefix in ("module.", "_orig_mod.", "model."):  # DataParallel, torch.compile, Lightning
         if all(key.startswith(prefix) for key in state) and not any(
             key.startswith(prefix) for key in own
         ):
@@ -48,17 +51,21 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise WeightsError(f"weights file {path} is not a .safetensors, .pt, .pth or .bin file")
+    if path.suffix.lower() not in _SUFFIXES and not path.name.lower().endswith(".pth.tar"):
+        raise WeightsError(
+            f"weights file {path} is not a .safetensors, .pt, .pth, .pth.tar, .ckpt or .bin file"
+        )
     if not path.is_file():
         raise WeightsError(f"weights file {path} does not exist")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # timm keeps its arguments beside the weights; a Namespace only holds values.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises the same error for damaged files and for code; only code names a global.
         if "unsupported global" in str(error).lower():
@@ -66,7 +73,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         else:
             problem = f"is damaged or not a weights file: {one_line(error)}"
         raise WeightsError(f"weights file {path} {problem}") from None
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model_state_dict", "model", "net", "state_dict_ema"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not state:
