@@ -21,7 +21,8 @@ class MaxDropChance:
     mean : array
         Mean of the null, -1 to 1.
     p : array
-        Chance of at least the observed drop if classes did not matter, 1/(1 + n_permutations) to 1.
+        Share of random sets of as many stimuli with at least the observed drop,
+        1/(1 + n_permutations) to 1.
     """
 
     mean: FloatArray
@@ -71,7 +72,13 @@ def max_drop_chance(
     chance alone, and more so if a class has few stimuli. The null therefore permutes the class
     labels among the stimuli that the intact network classifies correctly, and among all others: as
     many stimuli are lost and gained as were by the target, but regardless of class. lost_c and
-    gained_c are then multivariate hypergeometric. p = (1 + #{null >= observed}) /
+    gained_c are then multivariate hypergeometric.
+
+    A low p does not show that the target acts on a class. The null takes every stimulus to be
+    equally easy to lose, but stimuli near the decision boundary are lost first, and some classes
+    have more of them: noise on the pixels, blind to classes, gave p <= 0.05 in 27, 62 and 77% of
+    runs on a trained network (standard deviation 0.1, 0.2 and 0.3). Compare with the drops that
+    random directions cause. p = (1 + #{null >= observed}) /
     (1 + n_permutations), one-sided (Phipson & Smyth 2010). All targets share the permutations.
 
     Examples

@@ -147,7 +147,7 @@ def _layer_result(sweep: Sweep, targets: Targets, n_permutations: int, seed: int
             dim, chance.mean, "mean largest drop if as many stimuli were hit whatever their class"
         )
         result["max_class_accuracy_drop_p"] = labelled(
-            dim, chance.p, "chance of so large a largest drop if classes did not matter"
+            dim, chance.p, "share of random sets of as many stimuli with so large a largest drop"
         )
     return result
 
