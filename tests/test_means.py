@@ -4,23 +4,12 @@ import pytest
 import torch
 from layouts import LAYOUTS
 
-from unitprobe import means
-from unitprobe.compiled import compiles
 from unitprobe.means import mean_over_positions
-
-
-@pytest.fixture(params=["compiled loop", "without the loop"])
-def loop(request, monkeypatch):
-    """Average half-precision values with the compiled loop, or as where numba is not installed."""
-    if request.param == "without the loop":
-        monkeypatch.setattr(means, "compile_loop", lambda _: None)
-    elif not compiles():
-        pytest.skip("numba is not installed")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_half_precision_is_averaged_in_single_precision(layout, dtype, loop):
+def test_half_precision_is_averaged_in_single_precision(layout, dtype):
     shape, unit, memory_format = layout
     values = torch.randn(shape, dtype=dtype)
     if len(shape) == 4:
@@ -31,14 +20,14 @@ def test_half_precision_is_averaged_in_single_precision(layout, dtype, loop):
     torch.testing.assert_close(mean, values.float().mean(axes) if axes else values.float())
 
 
-def test_a_large_half_precision_map_is_averaged_in_single_precision(loop):
+def test_a_large_half_precision_map_is_averaged_in_single_precision():
     values = torch.randn(3, 48, 100, 101).bfloat16().to(memory_format=torch.channels_last)
     mean = values.float().mean((2, 3))
     torch.testing.assert_close(mean_over_positions(values, 1), mean)
     torch.testing.assert_close(mean_over_positions(values.contiguous(), 1), mean)
 
 
-def test_what_is_not_finite_stays_so_in_the_mean_of_half_precision(loop):
+def test_what_is_not_finite_stays_so_in_the_mean_of_half_precision():
     values = torch.ones(1, 4, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     values[0, :3, 1, 1] = torch.tensor([torch.inf, -torch.inf, torch.nan])
     expected = torch.tensor([[torch.inf, -torch.inf, torch.nan, 1.0]])
@@ -58,7 +47,7 @@ def test_single_and_double_precision_stay_so_and_nothing_is_a_view(layout):
         assert torch.equal(mean, expected)
 
 
-def test_the_mean_of_no_stimuli_is_empty(loop):
+def test_the_mean_of_no_stimuli_is_empty():
     values = torch.empty(0, 4, 3, 3, dtype=torch.bfloat16)
     assert mean_over_positions(values, 1).shape == (0, 4)
     assert mean_over_positions(values.to(memory_format=torch.channels_last), 1).shape == (0, 4)

@@ -8,7 +8,6 @@ less on other programs than the time on the clock. Speed-ups that were removed s
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import platform
@@ -29,7 +28,7 @@ import torch
 from timing import Row
 
 import unitprobe as up
-from unitprobe import means, metrics
+from unitprobe import metrics
 from unitprobe.ablation.engine import FullEngine
 from unitprobe.ablation.partial_forward.winograd import WinogradConvolution
 from unitprobe.metrics import _neighbours, _rounded
@@ -44,7 +43,6 @@ def run(quick: bool) -> list[Row]:
         *_winograd(quick),
         *_neighbour_products(quick),
         *_recording(quick),
-        *_compiled_mean(quick),
     ]
     if not quick:
         write_page(rows)
@@ -133,7 +131,7 @@ def _recording(quick: bool) -> Iterator[Row]:
         yield _row("freed memory is kept (mallopt)", f"record {name}", times[True], times[False])
 
 
-def _seconds_to_record(name: str, count: int, keep: bool, autocast: str | None = None) -> float:
+def _seconds_to_record(name: str, count: int, keep: bool) -> float:
     small = name.startswith("ResNet-20")
     network = networks.ResNet20() if small else timm.create_model("resnet18")
     pixels = 32 if small else 224
@@ -142,22 +140,7 @@ def _seconds_to_record(name: str, count: int, keep: bool, autocast: str | None =
     with tempfile.TemporaryDirectory() as folder, up.set_options(keep_freed_memory=keep):
         path = Path(folder) / "store.h5"
         up.record(network, stimuli.select(range(10)), path, progress=False, overwrite=True)
-        return _seconds(
-            lambda: up.record(
-                network, stimuli, path, progress=False, overwrite=True, autocast=autocast
-            )
-        )
-
-
-def _compiled_mean(quick: bool) -> Iterator[Row]:
-    count = 32 if quick else 128
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(1 if quick else 3):
-        for values, off in zip(times, (False, True), strict=True):
-            without = mock.patch.object(means, "compile_loop", return_value=None)
-            with without if off else contextlib.nullcontext():
-                values.append(_seconds_to_record("ResNet-18", count, True, "bfloat16"))
-    yield _row("compiled mean of bfloat16", "record ResNet-18 at 224 px in bfloat16", *times)
+        return _seconds(lambda: up.record(network, stimuli, path, progress=False, overwrite=True))
 
 
 def write_page(rows: list[Row]) -> None:
