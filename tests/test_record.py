@@ -355,6 +355,32 @@ def test_float16_that_overflows_is_refused(tmp_path, reused, stimuli):
         up.record(reused, stimuli, tmp_path / "s.h5", dtype="float16")
 
 
+def scaled_network(scale):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(192, 4))
+    network[1].register_forward_pre_hook(lambda _, args: (args[0] * scale,))
+    return network
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_responses_that_are_too_small_for_float16_are_counted_in_one_warning(stimuli, pool):
+    network = scaled_network(1e-7)
+    exact = up.record(network, stimuli, layers="1", dtype="float32", pool=pool)
+    values = exact["1"]["response"].values
+    with np.errstate(under="ignore"):
+        error = np.abs(values.astype(np.float16) - values) > 0.01 * values
+    with pytest.warns(up.errors.UnitprobeWarning) as caught:
+        up.record(network, stimuli, layers="1", dtype="float16", pool=pool, batch_size=4)
+    messages = [str(each.message) for each in caught]
+    expected = f"float16 holds {error.sum():,} of {(values != 0).sum():,} responses of layer '1'"
+    assert [message.startswith(expected) for message in messages] == [True]
+    assert "dtype='float32'" in messages[0]
+
+
+def test_float16_of_usual_responses_and_float32_of_small_ones_need_no_warning(stimuli):
+    up.record(scaled_network(1.0), stimuli, layers="1", dtype="float16")
+    up.record(scaled_network(1e-7), stimuli, layers="1")
+
+
 def test_float16_is_rounded_and_no_more(tmp_path, reused, stimuli):
     full = up.record(reused, stimuli, tmp_path / "full.h5")
     half = up.record(reused, stimuli, tmp_path / "half.h5", dtype="float16")

@@ -18,6 +18,7 @@ from unitprobe.progress import progress_bar
 from unitprobe.recording.in_memory import MemoryRecording
 from unitprobe.recording.processes import Processes
 from unitprobe.recording.shard_buffer import ShardBuffer
+from unitprobe.recording.underflow import SmallCounts, UnderflowCounter
 from unitprobe.stimuli import Stimuli
 from unitprobe.store import Range, Recording, Shards
 
@@ -150,17 +151,22 @@ class Recorder:
 
     def fill(
         self, target: Shards | MemoryRecording, missing: Sequence[Range], *, progress: bool
-    ) -> None:
+    ) -> SmallCounts:
         """Record this process's part of what is missing into a file or into memory.
+
+        Return how many responses are too small for float16, if they are rounded to it.
 
         While the network computes a shard, a thread writes the one before. A failure to write
         stops the recording at the end of a shard.
         """
         spans = self._run.share(missing)
+        underflow = UnderflowCounter()
         if not spans:
-            return
+            return underflow.counts()
+        counter = underflow if self._recording.dtype == "float16" else None
         buffers = [
-            ShardBuffer(self._recording, self._probe.device) for _ in range(min(2, len(spans)))
+            ShardBuffer(self._recording, self._probe.device, counter)
+            for _ in range(min(2, len(spans)))
         ]
         written: list[Future[None]] = []
         total = sum(stop - start for start, stop in spans)
@@ -191,6 +197,7 @@ class Recorder:
                 written.append(writer.submit(buffer.write, target, span))
             for shard in written:
                 shard.result()
+        return underflow.counts()
 
     def _batches(self, spans: Sequence[Range]) -> list[range]:
         """Return the batches: always the same for a shard, whoever computes it."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unitprobe.errors import ResponseError
 from unitprobe.recording.in_memory import MemoryRecording
+from unitprobe.recording.underflow import UnderflowCounter
 from unitprobe.responses import check_finite
 from unitprobe.store import Range, Recording, Shards
 
@@ -29,9 +30,16 @@ class ShardBuffer:
         What is recorded.
     device : torch.device
         Where the network runs.
+    underflow : UnderflowCounter, optional
+        Counts responses that are too small, if they are rounded to float16.
     """
 
-    def __init__(self, recording: Recording, device: torch.device) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        device: torch.device,
+        underflow: UnderflowCounter | None = None,
+    ) -> None:
         rows = min(recording.shard_stimuli, len(recording.ids))
         on_gpu = device.type == "cuda"
         self._recording = recording
@@ -39,6 +47,8 @@ class ShardBuffer:
             array.layer: _empty_array(rows, array.shape, getattr(torch, recording.dtype), on_gpu)
             for array in recording.arrays
         }
+        self._underflow = underflow
+        self._unit_axes = {array.layer: array.dims.index("unit") for array in recording.arrays}
         self._unreached: Counter[str] = Counter()
         self._copies = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._device = device
@@ -52,9 +62,10 @@ class ShardBuffer:
     def next_rows(self, count: int) -> dict[str, Tensor]:
         """Return where the responses to the next `count` stimuli may be put, by layer name.
 
-        Empty for a GPU, from which they are copied while it computes.
+        Empty for a GPU, from which they are copied while it computes, and for responses that are
+        looked at before they are rounded.
         """
-        if self._copies is not None:
+        if self._copies is not None or self._underflow is not None:
             return {}
         return {
             name: array[self._done : self._done + count] for name, array in self._arrays.items()
@@ -78,6 +89,9 @@ class ShardBuffer:
                     f"first stimulus gave {tuple(targets[name].shape[1:])}; stimuli of one size "
                     "are needed"
                 )
+        if self._underflow is not None:
+            for name, values in responses.items():
+                self._underflow.add(name, values, self._unit_axes[name])
         if self._copies is None:
             for name, values in responses.items():
                 if values.data_ptr() != targets[name].data_ptr():
