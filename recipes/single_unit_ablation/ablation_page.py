@@ -33,7 +33,10 @@ _PREDICTORS = {
 _DAMAGES = {
     "accuracy_drop": "drop of accuracy",
     "max_class_accuracy_drop": "largest drop of a class",
+    "loss_increase": "increase of the loss",
 }
+#: Drops in points, in the comparison with directions.
+_DROPS = ("accuracy_drop", "max_class_accuracy_drop")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def write_page(experiment: Experiment, pictures: Sequence[Picture], table_file: 
     parts = [
         f"# Single-unit ablation: {experiment.model} on {data_name(experiment.data)}",
         _what_was_run(experiment),
-        _claims(experiment.judgements),
+        _claims(experiment.judgements, experiment.zhou),
         _correlations(experiment.zhou),
         _directions(experiment.zhou),
         _curves(experiment.morcos),
@@ -140,7 +143,7 @@ def _layers(tree: xr.DataTree) -> str:
     return f"{count} layer{'s' * (count != 1)}"
 
 
-def _claims(judgements: Sequence[Judgement]) -> str:
+def _claims(judgements: Sequence[Judgement], zhou: xr.DataTree) -> str:
     rows = [[each.claim, f"**{each.verdict}**", each.text] for each in judgements]
     parts = [
         "## Claims",
@@ -148,12 +151,29 @@ def _claims(judgements: Sequence[Judgement]) -> str:
         "2018 (arXiv:1803.06959). The thresholds are in "
         "`recipes/single_unit_ablation/unit_claims.py` and were set before this network was "
         "ablated. The absence of an effect is supported only if the whole interval lies within "
-        "the band around 0.",
+        "the band around 0, also in each layer. A claim of several predictions is refuted at a "
+        "level corrected for their number (Bonferroni).",
         markdown_table(["claim", "verdict", ""], rows),
+        _spread(zhou),
     ]
     for each in judgements:
         parts += [f"### {each.claim}: {each.verdict}", _findings(each.findings)]
     return "\n\n".join(parts)
+
+
+def _spread(zhou: xr.DataTree) -> str:
+    """Say how single units are spread, which a mean over units does not show."""
+    words = []
+    for drop in _DROPS:
+        values = 100 * np.concatenate([node[drop].values for node in zhou.children.values()])
+        words.append(
+            f"{_DAMAGES[drop]}: median {number(float(np.median(values)), 2)} points, above 5 "
+            f"points in {float((values > 5).mean()):.1%} of units"
+        )
+    return (
+        f"Over all units, {'; '.join(words)}. The chance level of the largest drop takes every "
+        "image to be equally easy to lose, and is too low where classes differ in that."
+    )
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -187,7 +207,7 @@ def _correlations(zhou: xr.DataTree) -> str:
         [
             "## What predicts the damage",
             "Spearman's rank correlation over all units, ranked within their layer [95% interval]; "
-            "q after Benjamini & Hochberg over the eight of units, and over those of directions. "
+            "q after Benjamini & Hochberg over the twelve of units, and over those of directions. "
             "Units whose weights are unknown, as after a residual sum, have no norm.",
             markdown_table(["", *headings], rows),
         ]
@@ -212,7 +232,7 @@ def _directions(zhou: xr.DataTree) -> str:
     rows = []
     for layer in root["layer"].values:
         row = [f"`{layer}`"]
-        for damage in _DAMAGES:
+        for damage in _DROPS:
             chosen = root.sel(layer=layer, damage=damage)
             names = [f"unit_minus_direction{part}" for part in ("", "_low", "_high")]
             gap = [100 * float(chosen[name]) for name in names]
@@ -221,14 +241,14 @@ def _directions(zhou: xr.DataTree) -> str:
             row += [range_cell(gap, 2, signed=True), f"{exceeds}, q {q}"]
         rows.append(row)
     headings = ["layer"]
-    for name in _DAMAGES.values():
+    for name in (_DAMAGES[drop] for drop in _DROPS):
         headings += [f"{name}: units less directions, points", "unit costs more"]
     return "\n\n".join(
         [
             "## Units against random directions",
             "Mean drop of the units of a layer less that of random orthonormal directions [95% "
             "interval over both], and the probability that a unit costs more than a direction, "
-            "with q of Mann and Whitney's test over all layers and both drops.",
+            "with q of Mann and Whitney's test over all layers and three damages.",
             markdown_table(headings, rows),
         ]
     )

@@ -2,21 +2,30 @@
 
 Every threshold was written down before the networks that it judges were ablated. The claim that an
 effect is absent is supported only if the whole interval lies within a small band around 0; it is
-inconclusive if the interval merely includes 0. A claim with several findings is supported only if
-all of them are, so each is tested at the full level. Intervals are over the units of one network:
-a verdict holds for this network, not for another one.
+inconclusive if the interval merely includes 0. It must hold in every layer: correlations of
+different signs can cancel in the mean over layers. A claim with several findings is supported only
+if all of them are, so each is tested at the full level; it is refuted if one of them is refuted at
+the level corrected for their number. Intervals are over the units of one network: a verdict holds
+for this network, not for another one.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from unitprobe.errors import StoreError
-from unitprobe.inference import Prediction, Verdict, mean_over_units, verdict
+from unitprobe.inference import (
+    Prediction,
+    Verdict,
+    mean_over_units,
+    verdict,
+    verdict_of_all,
+)
 from unitprobe.protocols import nodes_of, pooled_correlations
 from unitprobe.typing import FloatArray
 
@@ -66,7 +75,8 @@ class Judgement:
         Its name and its words.
     verdict : {"supported", "refuted", "inconclusive"}
     findings : tuple of Finding
-        All must be supported for the claim to be; one that is refuted refutes it.
+        All must be supported for the claim to be; one that is refuted refutes it. With m findings,
+        "refuted" is held to the level 1 - 0.05/m.
     """
 
     claim: str
@@ -102,10 +112,11 @@ def judge_c9(tree: xr.DataTree) -> Judgement:
     known = all(chance in node for node in nodes_of(tree).values())
     excess = largest - 100 * _units(tree, chance) if known else np.full(largest.shape, np.nan)
     findings = (
-        _mean(Prediction("mean drop of accuracy, points", "less", HARDLY), overall),
+        _mean(Prediction("mean drop of accuracy, points", "less", HARDLY), overall, 2),
         _mean(
             Prediction("mean largest drop of a class beyond chance, points", "greater", STRONGLY),
             excess,
+            2,
         ),
     )
     text = "A single unit hardly moves overall accuracy but strongly hits some class."
@@ -113,7 +124,7 @@ def judge_c9(tree: xr.DataTree) -> Judgement:
 
 
 def judge_c10(tree: xr.DataTree) -> Judgement:
-    """Judge that selectivity, class correlation and L1 norm predict only damage to a class.
+    """Judge that selectivity, class correlation and L1 norm predict the damage to a class.
 
     Parameters
     ----------
@@ -123,9 +134,10 @@ def judge_c10(tree: xr.DataTree) -> Judgement:
     Returns
     -------
     Judgement
-        Six findings, Spearman's correlations with ranks within layers. For each of
-        `C10_PREDICTORS`, that with the largest drop over classes is above `PREDICTS`, and the size
-        of that with the overall drop is below it.
+        Three findings: for each of `C10_PREDICTORS`, Spearman's correlation with the largest drop
+        over classes, with ranks within layers, is above `PREDICTS`. The paper says that
+        selectivity is a poor predictor of the overall damage, which is `judge_c11`. It does not
+        say so of the L1 norm.
 
     Raises
     ------
@@ -135,14 +147,11 @@ def judge_c10(tree: xr.DataTree) -> Judgement:
     findings = []
     for predictor in C10_PREDICTORS:
         name = f"rank correlation of {predictor} and largest drop of a class"
-        prediction = Prediction(name, "greater", PREDICTS)
-        findings.append(_correlation(tree, prediction, "max_class_accuracy_drop", predictor))
-    for predictor in C10_PREDICTORS:
-        name = f"size of the rank correlation of {predictor} and drop of accuracy"
-        findings.append(_absence(tree, Prediction(name, "less", PREDICTS), predictor))
+        found = _pooled(tree, "max_class_accuracy_drop", predictor)
+        findings.append(_presence(Prediction(name, "greater", PREDICTS), found))
     text = (
         "Class selectivity, class correlation and the L1 norm of a unit's weights predict the "
-        "damage to a class, and not the overall damage."
+        "damage to a class."
     )
     return _judgement("C10", text, tuple(findings))
 
@@ -153,33 +162,35 @@ def judge_c11(tree: xr.DataTree) -> Judgement:
     Parameters
     ----------
     tree : DataTree
-        From `morcos_protocol` or `zhou_protocol`.
+        From `zhou_protocol`; or from `morcos_protocol`, which has no loss, so that the claim
+        cannot be supported.
 
     Returns
     -------
     Judgement
-        One finding: the size of Spearman's correlation, with ranks within layers, of class
-        selectivity and drop of accuracy is below `PREDICTS`.
+        For drop of accuracy and for increase of the loss, the size of Spearman's correlation with
+        class selectivity is below `PREDICTS`: with ranks within layers over all units, and in each
+        layer.
 
     Raises
     ------
     StoreError
         The tree is of neither protocol.
     """
-    name = "size of the rank correlation of class_selectivity and drop of accuracy"
-    finding = _absence(tree, Prediction(name, "less", PREDICTS), "class_selectivity")
-    text = "Class selectivity does not predict the importance of a unit."
-    return _judgement("C11", text, (finding,))
+    found = []
+    for damage, words in (("accuracy_drop", "drop of accuracy"), ("loss_increase", "loss")):
+        name = f"size of the rank correlation of class_selectivity and {words}"
+        pooled = _pooled(tree, damage, "class_selectivity")
+        found.append((Prediction(name, "less", PREDICTS), pooled))
+        for layer, numbers in _by_layer(tree, damage, "class_selectivity").items():
+            found.append((Prediction(f"{name}, layer {layer}", "less", PREDICTS), numbers))
+    findings = tuple(_absence(*each, len(found)) for each in found)
+    text = "Class selectivity does not predict the importance of a unit, in any layer."
+    return _judgement("C11", text, findings)
 
 
 def _judgement(claim: str, text: str, findings: tuple[Finding, ...]) -> Judgement:
-    verdicts = {finding.verdict for finding in findings}
-    answer: Verdict = "inconclusive"
-    if "refuted" in verdicts:
-        answer = "refuted"
-    elif verdicts == {"supported"}:
-        answer = "supported"
-    return Judgement(claim, text, answer, findings)
+    return Judgement(claim, text, verdict_of_all(each.verdict for each in findings), findings)
 
 
 def _units(tree: xr.DataTree, name: str) -> FloatArray:
@@ -191,14 +202,46 @@ def _units(tree: xr.DataTree, name: str) -> FloatArray:
     return np.concatenate([node[name].values for node in nodes.values()])
 
 
-def _mean(prediction: Prediction, values: FloatArray) -> Finding:
+def _mean(prediction: Prediction, values: FloatArray, findings: int) -> Finding:
     found = mean_over_units(values)
-    answer = verdict(prediction, found.value, found.low, found.high)
+    wide = mean_over_units(values, level=1 - 0.05 / findings)
+    answer = verdict(prediction, found.value, found.low, found.high, refuting=(wide.low, wide.high))
     return Finding(prediction, found.value, found.low, found.high, found.units, answer)
 
 
-def _correlation(tree: xr.DataTree, prediction: Prediction, damage: str, predictor: str) -> Finding:
+class _Correlation(NamedTuple):
+    """A correlation with its 95% interval, and the number of units."""
+
+    value: float
+    low: float
+    high: float
+    units: int
+
+    def at_corrected_level(self, findings: int) -> tuple[float, float]:
+        """Return the interval of level 1 - 0.05/findings, never inside that of 95%.
+
+        Fisher's z with the variance (1 + r^2/2)/(n - 3) of rank correlations (Bonett & Wright
+        2000): a bootstrap has too few resamples in its tails.
+        """
+        if self.units < 4 or math.isnan(self.low):
+            return math.nan, math.nan
+        from scipy.stats import norm
+
+        value = min(max(self.value, -0.999999), 0.999999)
+        deviation = math.sqrt((1 + value**2 / 2) / (self.units - 3))
+        half_width = float(norm.ppf(1 - 0.025 / findings)) * deviation
+        ends = (math.tanh(math.atanh(value) + side * half_width) for side in (-1, 1))
+        low, high = ends
+        return min(low, self.low), max(high, self.high)
+
+
+_UNKNOWN = _Correlation(math.nan, math.nan, math.nan, 0)
+
+
+def _pooled(tree: xr.DataTree, damage: str, predictor: str) -> _Correlation:
     found = pooled_correlations(tree.to_dataset())
+    if damage == "loss_increase" and damage not in found["damage"]:
+        return _UNKNOWN
     if predictor not in found["predictor"] or damage not in found["damage"]:
         raise StoreError(
             f"the tree has no correlation of {damage!r} with {predictor!r}; give the "
@@ -208,17 +251,45 @@ def _correlation(tree: xr.DataTree, prediction: Prediction, damage: str, predict
     value, low, high, units = (
         float(chosen[name]) for name in ("correlation", "low", "high", "units")
     )
-    answer = verdict(prediction, value, low, high)
-    return Finding(prediction, value, low, high, int(units), answer)
+    return _Correlation(value, low, high, int(units))
 
 
-def _absence(tree: xr.DataTree, prediction: Prediction, predictor: str) -> Finding:
-    """Judge whether the size of a correlation with the drop of accuracy is near 0."""
-    found = _correlation(tree, prediction, "accuracy_drop", predictor)
-    size = abs(found.estimate)
-    low, high = found.low, found.high
-    if not math.isnan(low):
-        # The smallest size is 0 if the interval includes 0, else its end nearer to 0.
-        low, high = max(0.0, low, -high), max(abs(low), abs(high))
-    answer = verdict(prediction, size, low, high)
+def _by_layer(tree: xr.DataTree, damage: str, predictor: str) -> dict[str, _Correlation]:
+    root = tree.to_dataset()
+    if "correlation" not in root or damage not in root["damage"]:
+        return {}
+    found = {}
+    for layer in root["layer"].values:
+        chosen = root.sel(layer=layer, damage=damage, predictor=predictor)
+        value, low, high, units = (
+            float(chosen[f"correlation{part}"]) for part in ("", "_low", "_high", "_units")
+        )
+        found[str(layer)] = _Correlation(value, low, high, int(units))
+    return found
+
+
+def _presence(prediction: Prediction, found: _Correlation) -> Finding:
+    answer = verdict(
+        prediction,
+        found.value,
+        found.low,
+        found.high,
+        refuting=found.at_corrected_level(len(C10_PREDICTORS)),
+    )
+    return Finding(prediction, found.value, found.low, found.high, found.units, answer)
+
+
+def _absence(prediction: Prediction, found: _Correlation, findings: int) -> Finding:
+    """Judge whether the size of a correlation is near 0."""
+    size = abs(found.value)
+    low, high = _ends_of_size(found.low, found.high)
+    wide = _ends_of_size(*found.at_corrected_level(findings))
+    answer = verdict(prediction, size, low, high, refuting=wide)
     return Finding(prediction, size, low, high, found.units, answer)
+
+
+def _ends_of_size(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of the interval of a size: from 0 if the interval includes 0."""
+    if math.isnan(low):
+        return math.nan, math.nan
+    return max(0.0, low, -high), max(abs(low), abs(high))

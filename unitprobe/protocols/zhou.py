@@ -22,7 +22,7 @@ from unitprobe.protocols.unit_measures import measure_units
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
 
-DAMAGES = ("accuracy_drop", "max_class_accuracy_drop")
+DAMAGES = ("accuracy_drop", "max_class_accuracy_drop", "loss_increase")
 PREDICTORS = ("class_selectivity", "class_correlation", "incoming_l1", "activity")
 
 
@@ -71,10 +71,11 @@ def zhou_protocol(
         ``activity``, the mean absolute response. Variables of the directions have the prefix
         ``direction_`` and the dimension ``direction``; they have no ``incoming_l1``.
 
-        At the root, Spearman's correlations of two damages, ``accuracy_drop`` and
-        ``max_class_accuracy_drop``, with the predictors: ``correlation`` (layer, damage,
-        predictor) and ``pooled_correlation`` (damage, predictor) over the units of all layers,
-        **ranked within their layer**. Each has ``_low``, ``_high``, ``_p``, ``_q`` and ``_units``.
+        At the root, Spearman's correlations of three damages, ``accuracy_drop``,
+        ``max_class_accuracy_drop`` and ``loss_increase``, with the predictors: ``correlation``
+        (layer, damage, predictor) and ``pooled_correlation`` (damage, predictor) over the units of
+        all layers, **ranked within their layer**. Each has ``_low``, ``_high``, ``_p``, ``_q`` and
+        ``_units``.
         Those of directions have the prefix ``direction_``. ``unit_minus_direction`` (layer,
         damage) is the mean drop of units minus that of directions, with ``_low``, ``_high``,
         ``_p`` and ``_q``; ``unit_exceeds_direction`` the probability that a unit costs more than a
@@ -109,7 +110,7 @@ def zhou_protocol(
     >>> stimuli = up.load_stimuli("digits", limit=100)
     >>> tree = zhou_protocol(network, stimuli, n_directions=4, resamples=20)
     >>> tree["pooled_correlation"].sizes
-    Frozen({'damage': 2, 'predictor': 4})
+    Frozen({'damage': 3, 'predictor': 4})
     >>> tree["2"]["direction_accuracy_drop"].sizes
     Frozen({'direction': 4})
     """
