@@ -160,7 +160,7 @@ def _claims(judgements: Sequence[Judgement], config: dict[str, object]) -> str:
         "one seed share initial weights and the order of images. It needs two seeds; without it "
         "the verdict is inconclusive, whatever the difference. A claim of several predictions is "
         "refuted at a level corrected for their number (Bonferroni). Accuracies are compared as "
-        "log-odds and shown in points.",
+        "log-odds and shown in points. `claims.py` says which rules were set before which runs.",
     ]
     if config["preset"] != "full":
         parts.append(
