@@ -171,7 +171,11 @@ def run_protocols(
     zhou = _kept(
         keep,
         "zhou",
-        {"n_directions": plan.directions, **_shared(network, seen, plan)},
+        {
+            "layers": plan.layers,
+            "n_directions": plan.directions,
+            **_shared(network, seen, plan),
+        },
         lambda: zhou_protocol(
             network,
             seen,
@@ -188,7 +192,12 @@ def run_protocols(
     morcos = _kept(
         keep,
         "morcos",
-        {"n_orders": plan.orders, **_shared(network, few, plan)},
+        {
+            "layers": chosen,
+            "n_orders": plan.orders,
+            "n_points": plan.points,
+            **_shared(network, few, plan),
+        },
         lambda: morcos_protocol(
             network,
             few,
@@ -230,12 +239,15 @@ def _kept(
     if not path.exists():
         with writing(path):
             folder.mkdir(parents=True, exist_ok=True)
-        save_tree(make(), path)
+        made = make()
+        made.attrs["made_with"] = json.dumps(wanted)
+        save_tree(made, path)
     tree = open_store(path).load()
-    for attribute, value in wanted.items():
-        if tree.attrs.get(attribute) != value:
+    made_with = json.loads(str(tree.attrs.get("made_with", "{}")))
+    for option, value in wanted.items():
+        if made_with.get(option) != value:
             raise OptionError(
-                f"{path} was made with {attribute} {tree.attrs.get(attribute)}, and {value} is "
+                f"{path} was made with {option} {made_with.get(option)}, and {value} is "
                 "asked for; remove it, or choose another --keep"
             )
     return tree
