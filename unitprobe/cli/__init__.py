@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -30,8 +31,20 @@ def main() -> None:
         typer.echo(_usage(describe()), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same recording continues where it stopped", err=True)
+        typer.echo(_interrupted(sys.argv[1:]), err=True)
         sys.exit(130)
+
+
+#: Commands that continue where they stopped, given the same words again.
+_RESUMED = ("record", "ablate", "protocol")
+
+
+def _interrupted(words: Sequence[str]) -> str:
+    """Return what to say of a command that was interrupted."""
+    command = words[0] if words else "unitprobe"
+    if command in _RESUMED:
+        return f"{command} was interrupted; the same command continues where it stopped"
+    return f"{command} was interrupted; run it again"
 
 
 def _usage(message: str) -> str:
