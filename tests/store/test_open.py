@@ -1,3 +1,5 @@
+import fcntl
+
 import h5py
 import networks
 import numpy as np
@@ -6,7 +8,7 @@ import xarray as xr
 from conftest import make_stimuli
 
 import unitprobe as up
-from unitprobe.errors import StoreError, StoreExistsError, StoreNotFoundError
+from unitprobe.errors import StorageError, StoreError, StoreExistsError, StoreNotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,23 @@ def test_an_analysis_saves_whole_and_opens_as_it_was(store, tmp_path):
     for name, node in analysis.subtree_with_keys:
         xr.testing.assert_equal(opened[name].to_dataset(), node.to_dataset())
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_a_group_of_the_users_own_is_ignored(store, tmp_path):
+    copy = tmp_path / "own.h5"
+    copy.write_bytes(store.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        file["behaviour/rt"] = np.arange(40.0)
+    assert list(up.open_store(copy).children) == list(up.open_store(store).children)
+    assert up.status(copy).layers == up.status(store).layers
+    assert "gini" in up.analyze(copy, metrics=["gini"])["relu"]
+
+
+def test_a_store_that_another_program_writes_to_is_not_called_damaged(store, tmp_path):
+    copy = tmp_path / "held.h5"
+    copy.write_bytes(store.read_bytes())
+    with copy.open("r+b") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match=r"held\.h5 is open in another program"):
+            up.open_store(copy)
+    up.open_store(copy)

@@ -21,6 +21,7 @@ from xarray.core import indexing
 
 from unitprobe.errors import StoreError
 from unitprobe.store.files import first_line
+from unitprobe.store.layout import layer_groups
 
 #: What netCDF-4 itself keeps in attributes.
 _NETCDF = frozenset(
@@ -64,10 +65,9 @@ class RecordingBackend(BackendEntrypoint):
             scales = {_address(file[name]): name for name in ("stimulus", "class_name")}
             root = _root(file)
             groups = {"/": root.drop_vars(dropped, errors="ignore")}
-            for name, item in file.items():
-                if isinstance(item, h5py.Group):
-                    layer = _layer(item, name, scales, manager, path)
-                    groups[f"/{name}"] = layer.drop_vars(dropped, errors="ignore")
+            for name, item in layer_groups(file).items():
+                layer = _layer(item, name, scales, manager, path)
+                groups[f"/{name}"] = layer.drop_vars(dropped, errors="ignore")
         groups["/"].set_close(manager.close)
         return groups
 

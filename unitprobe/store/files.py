@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ import h5py
 
 from unitprobe.errors import StorageError, StoreError, StoreExistsError, UnitprobeError
 from unitprobe.store.checksum_footer import check_footer
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -138,13 +142,39 @@ def reading(path: Path) -> Iterator[h5py.File]:
     try:
         if path.is_dir() or not h5py.is_hdf5(path):
             raise StoreError(f"{path} is not an HDF5 file; give a file that unitprobe wrote")
+        _refuse_locked(path)
         check_footer(path)
         with h5py.File(path, "r") as file:
             yield file
     except UnitprobeError:
         raise
     except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOLCK:
+            raise StorageError(
+                f"the file system of {path} has no locks; set HDF5_USE_FILE_LOCKING=FALSE"
+            ) from error
         raise StoreError(f"{path} is damaged: {first_line(error)}; record it again") from error
+
+
+def _refuse_locked(path: Path) -> None:
+    """Refuse a file that another program holds open for writing: HDF5 locks it with `flock`.
+
+    Raises
+    ------
+    StorageError
+        Another program holds it.
+    """
+    if sys.platform == "win32":
+        return
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"{path} is open in another program that writes to it; close it there first"
+            ) from error
+        except OSError:
+            return  # a file system without locks, of which HDF5 has its own opinion
 
 
 def first_line(error: BaseException) -> str:

@@ -97,6 +97,15 @@ def layout_of(dataset: h5py.Dataset) -> ArrayLayout:
     return ArrayLayout(dataset.shape, dataset.chunks, dataset.dtype, offsets)
 
 
+def layer_groups(file: h5py.File) -> dict[str, h5py.Group]:
+    """Return the groups of a recording that are layers, without those that users added."""
+    return {
+        name: item
+        for name, item in file.items()
+        if isinstance(item, h5py.Group) and ("unit" in item or "kind" in item.attrs)
+    }
+
+
 def structure_of(path: Path) -> list[Extent]:
     """Return the parts of an HDF5 file outside the chunks of arrays, in order.
 

@@ -22,6 +22,7 @@ from unitprobe.store.files import (
     reserve,
     writing,
 )
+from unitprobe.store.layout import layer_groups
 from unitprobe.store.partial import folder_of
 from unitprobe.store.schema import SCHEMA_VERSION, compression_filter
 from unitprobe.store.shards import read_manifest, read_markers
@@ -170,9 +171,8 @@ def _check_recording(path: Path, file: h5py.File) -> None:
         raise StoreError(f"{path} is damaged: its labels are not whole numbers, one a stimulus")
     if file["class_name"].ndim != 1:
         raise StoreError(f"{path} is damaged: 'class_name' is not a list")
-    for name, item in file.items():
-        if isinstance(item, h5py.Group):
-            _check_layer(path, name, item, stimuli[0])
+    for name, item in layer_groups(file).items():
+        _check_layer(path, name, item, stimuli[0])
 
 
 def _check_layer(path: Path, name: str, group: h5py.Group, stimuli: int) -> None:

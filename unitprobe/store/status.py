@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unitprobe.errors import StoreError, StoreNotFoundError
 from unitprobe.store.files import reading
+from unitprobe.store.layout import layer_groups
 from unitprobe.store.lock import is_held
 from unitprobe.store.partial import LOCK, folder_of
 from unitprobe.store.shards import ShardMarker, read_manifest, read_markers
@@ -89,7 +90,7 @@ def _finished(target: Path) -> RecordingStatus:
         if file.attrs.get("unitprobe_content") != "recording":
             raise StoreError(f"{target} is not a recording; open_store tells what it is")
         stimuli = len(file["stimulus"])
-        layers = sum(1 for name in file if name not in ("stimulus", "label", "class_name"))
+        layers = len(layer_groups(file))
         network = str(file.attrs.get("network", ""))
     return RecordingStatus(
         path=target,

@@ -13,7 +13,7 @@ from unitprobe.errors import StoreError
 from unitprobe.progress import progress_bar
 from unitprobe.store.checksum_footer import ShardChecksum, check_footer, stored_bytes_are_unchanged
 from unitprobe.store.files import reading
-from unitprobe.store.layout import ArrayLayout, layout_of
+from unitprobe.store.layout import ArrayLayout, layer_groups, layout_of
 from unitprobe.store.open import check_store
 
 
@@ -91,6 +91,5 @@ def _checksum(arrays: Iterable[tuple[h5py.Dataset, ArrayLayout]], shard: ShardCh
 
 def _arrays(file: h5py.File) -> Iterator[h5py.Dataset]:
     """Yield the numbers of the layers, in the order in which they were recorded."""
-    for item in file.values():
-        if isinstance(item, h5py.Group):
-            yield item["response"] if "response" in item else item["activation"]
+    for item in layer_groups(file).values():
+        yield item["response"] if "response" in item else item["activation"]
