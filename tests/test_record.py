@@ -381,6 +381,29 @@ def test_float16_of_usual_responses_and_float32_of_small_ones_need_no_warning(st
     up.record(scaled_network(1e-7), stimuli, layers="1")
 
 
+def test_rectified_before_pooling_a_token_map_with_a_slightly_negative_mean_is_not_silent():
+    """One position of 3.0 among fifteen of -0.25: the mean is -0.047, rectified first 0.1875."""
+    images = np.full((6, 1, 4, 4), -0.25, np.float32)
+    images[:, :, 0, 0] = 3.0
+    stimuli = up.Stimuli(images, np.arange(6) % 2)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.Flatten())
+    torch.nn.init.ones_(network[0].weight)
+    plain = up.record(network, stimuli, layers="0")
+    first = up.record(network, stimuli, layers="0", rectify=True)
+    np.testing.assert_allclose(plain["0"]["response"], -0.046875)
+    np.testing.assert_allclose(first["0"]["response"], 0.1875)
+    assert (plain.attrs["rectify"], first.attrs["rectify"]) == ("no", "before pooling")
+    kept = up.record(network, stimuli, layers="0", rectify=True, pool="none")
+    assert float(kept["0"]["activation"].min()) == 0
+    with up.Probe(network, "0", rectify=True) as probe:
+        np.testing.assert_allclose(probe(torch.from_numpy(images))["0"], 0.1875)
+    found = up.analyze(network, stimuli, layers="0", rectify=True, metrics=["gini"])
+    assert found.attrs["rectify"] == "before pooling"
+    assert found["0"].attrs["negative_responses"] == 0
+    with pytest.raises(OptionError, match="rectify=True has no effect on a recording"):
+        up.analyze(plain, rectify=True)
+
+
 def test_float16_is_rounded_and_no_more(tmp_path, reused, stimuli):
     full = up.record(reused, stimuli, tmp_path / "full.h5")
     half = up.record(reused, stimuli, tmp_path / "half.h5", dtype="float16")

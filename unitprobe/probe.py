@@ -139,6 +139,9 @@ class Probe(Generic[Returned]):
         Which layers; see `unitprobe.layers.select_layers`.
     pool : {"mean", "max", "center", "cls", "none"}
         How positions are pooled; see `unitprobe.responses.pool_activation`.
+    rectify : bool
+        Set negative values of an activation to 0 before they are pooled. Otherwise positions with
+        negative values can cancel those with strong responses.
     return_output : bool
         Return ``(responses, output)`` from each call, with the output as the network gives it.
 
@@ -179,6 +182,7 @@ class Probe(Generic[Returned]):
         layers: Selection = "activations",
         pool: str = "mean",
         *,
+        rectify: bool = False,
         return_output: Literal[False] = False,
     ) -> None: ...
 
@@ -189,6 +193,7 @@ class Probe(Generic[Returned]):
         layers: Selection = "activations",
         pool: str = "mean",
         *,
+        rectify: bool = False,
         return_output: Literal[True],
     ) -> None: ...
 
@@ -198,11 +203,13 @@ class Probe(Generic[Returned]):
         layers: Selection = "activations",
         pool: str = "mean",
         *,
+        rectify: bool = False,
         return_output: bool = False,
     ) -> None:
         self._network = as_network(model)
         self._selection = layers
         self._pool = pool
+        self._rectify = rectify
         self._return_output = return_output
         self._output: Any = None
         self._watcher: CallWatcher | None = None
@@ -351,7 +358,11 @@ class Probe(Generic[Returned]):
             return
         assert layer.unit_axis is not None
         self._responses[layer.name] = pool_activation(
-            activation, layer.unit_axis, self._pool, self._into.get(layer.name)
+            activation,
+            layer.unit_axis,
+            self._pool,
+            self._into.get(layer.name),
+            rectify=self._rectify,
         )
         if len(self._responses) == len(self.layers) and not self._return_output:
             raise _AllSeen

@@ -50,7 +50,12 @@ def check_pool(pool: str, layers: list[Layer]) -> None:
 
 
 def pool_activation(
-    activation: Tensor, unit_axis: int, pool: str, into: Tensor | None = None
+    activation: Tensor,
+    unit_axis: int,
+    pool: str,
+    into: Tensor | None = None,
+    *,
+    rectify: bool = False,
 ) -> Tensor:
     """Pool an activation over its positions.
 
@@ -67,6 +72,8 @@ def pool_activation(
         ``"none"``, no pooling.
     into : Tensor, optional
         Where the result goes if it has the shape of the result.
+    rectify : bool
+        Set negative values to 0 first.
 
     Returns
     -------
@@ -83,6 +90,8 @@ def pool_activation(
     """
     unit = unit_axis % activation.ndim
     positions = position_axes(activation.ndim, unit)
+    if rectify:
+        activation = activation.relu()
     if pool == "mean":
         pooled = mean_over_positions(activation, unit)
     elif pool == "none":

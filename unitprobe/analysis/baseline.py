@@ -128,7 +128,11 @@ def _check(analysis: xr.DataTree, baseline: xr.DataTree) -> None:
     for tree in (analysis, baseline):
         if content_of(tree) != "analysis":
             raise StoreError(f"compare takes two analyses, and this tree holds: {content_of(tree)}")
-    for what, attribute in (("stimuli", "stimuli_fingerprint"), ("pooling", "pool")):
+    for what, attribute in (
+        ("stimuli", "stimuli_fingerprint"),
+        ("pooling", "pool"),
+        ("rectification", "rectify"),
+    ):
         ours, theirs = (tree.attrs.get(attribute) for tree in (analysis, baseline))
         if ours != theirs:
             raise StoreError(

@@ -41,6 +41,7 @@ _OF_NETWORKS: Mapping[str, Any] = {
     "memory": "2GB",
     "layers": "activations",
     "pool": "mean",
+    "rectify": False,
     "batch_size": 64,
     "device": None,
     "workers": 0,
@@ -60,6 +61,7 @@ def analyze(
     memory: int | str = "2GB",
     layers: Selection = "activations",
     pool: str = "mean",
+    rectify: bool = False,
     batch_size: int = 64,
     device: str | torch.device | None = None,
     workers: int = 0,
@@ -100,7 +102,7 @@ def analyze(
         Bytes, such as ``"2GB"``, that the responses of a network may occupy. If all responses fit,
         the result equals that of a recording. If not, it has what running sums give exactly; see
         Notes.
-    layers, pool, batch_size, device, workers
+    layers, pool, rectify, batch_size, device, workers
         Of a network, as `unitprobe.record`; `pool` is not ``"none"``.
     progress : bool
         Show a progress bar if standard error is a terminal.
@@ -194,6 +196,7 @@ def analyze(
         "memory": memory,
         "layers": layers,
         "pool": pool,
+        "rectify": rectify,
         "batch_size": batch_size,
         "device": device,
         "workers": workers,

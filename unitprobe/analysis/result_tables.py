@@ -195,7 +195,7 @@ def warn_if_negative(nodes: Mapping[str, xr.Dataset], names: Sequence[str]) -> N
     if "not_computed" in first:
         found += (
             "NaN in these layers; to have them, choose signed='rectify', 'shift' or 'allow' "
-            "(--signed)"
+            "(--signed), or set negative values to 0 before pooling with rectify=True (--rectify)"
         )
     elif first["signed"] == "allow":
         found += "unbounded here: choose signed='rectify', 'shift' or 'auto' (--signed)"

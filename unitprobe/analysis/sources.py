@@ -35,6 +35,7 @@ _ATTRIBUTES = (
     "weights_fingerprint",
     "preprocessing",
     "pool",
+    "rectify",
     "stimuli",
     "stimuli_fingerprint",
     "torch_version",
@@ -176,6 +177,7 @@ def run_network(
     memory: int | str,
     layers: Selection,
     pool: str,
+    rectify: bool,
     batch_size: int,
     device: str | torch.device | None,
     workers: int,
@@ -203,7 +205,7 @@ def run_network(
         )
     with (
         prepare(model, stimuli, batch_size=batch_size, device=device) as (network, images),
-        Probe(network, layers, pool) as probe,
+        Probe(network, layers, pool, rectify=rectify) as probe,
     ):
         check_classes(images.labels)
         run = OnePass(probe, images, batch_size=batch_size, workers=workers, most_bytes=most)
@@ -218,6 +220,7 @@ def run_network(
             "weights_fingerprint": network.fingerprint,
             "preprocessing": describe_transform(images.transform),
             "pool": pool,
+            "rectify": "before pooling" if rectify else "no",
             "stimuli": images.name,
             "stimuli_fingerprint": images.fingerprint,
             "torch_version": str(torch.__version__),

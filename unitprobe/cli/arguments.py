@@ -56,6 +56,9 @@ Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Signed = Annotated[
     str, typer.Option(help="Negative responses: auto (leave out), rectify, shift, allow or refuse.")
 ]
+Rectify = Annotated[
+    bool, typer.Option("--rectify", help="Set negative values to 0 before pooling.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file or folder.")]
 
 

@@ -20,6 +20,7 @@ from unitprobe.cli.arguments import (
     Model,
     Overwrite,
     Pretrained,
+    Rectify,
     Seed,
     Signed,
     Split,
@@ -74,7 +75,17 @@ _SUMMARY = (
     "participation_ratio",
 )
 # Options of `analyze` that describe stimuli and how a network is shown them, and its weights.
-_OF_STIMULI = ("select", "pool", "batch_size", "device", "split", "limit", "workers", "memory")
+_OF_STIMULI = (
+    "select",
+    "pool",
+    "rectify",
+    "batch_size",
+    "device",
+    "split",
+    "limit",
+    "workers",
+    "memory",
+)
 _OF_ANALYSES = ("n_permutations", "n_bootstrap", "signed", "seed")
 _OF_MODEL = ("weights", "pretrained", "num_classes", "class_names")
 
@@ -129,6 +140,7 @@ def record(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
     select: Layers = None,
     pool: Annotated[str, typer.Option(help="mean, max, center, cls or none.")] = "mean",
+    rectify: Rectify = False,
     batch_size: BatchSize = 64,
     dtype: Annotated[str, typer.Option(help="float32, float64 or float16.")] = "float32",
     compression: Annotated[
@@ -168,6 +180,7 @@ def record(
             out,
             layers=select or "activations",
             pool=pool,
+            rectify=rectify,
             batch_size=batch_size,
             dtype=dtype,
             compression=compression,
@@ -243,6 +256,7 @@ def analyze(
     overwrite: Overwrite = False,
     select: Layers = None,
     pool: Annotated[str, typer.Option(help="Of a network: mean, max, center or cls.")] = "mean",
+    rectify: Rectify = False,
     batch_size: BatchSize = 64,
     device: Device = None,
     weights: Weights = None,
@@ -294,6 +308,7 @@ def analyze(
                 memory=memory,
                 layers=select or "activations",
                 pool=pool,
+                rectify=rectify,
                 batch_size=batch_size,
                 device=device_of_process(device),
                 workers=workers,

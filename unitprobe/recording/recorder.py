@@ -45,6 +45,7 @@ def record(
     *,
     layers: Selection = "activations",
     pool: str = "mean",
+    rectify: bool = False,
     batch_size: int = 64,
     dtype: str = "float32",
     compression: str | None = None,
@@ -85,6 +86,9 @@ def record(
         Which layers; see `unitprobe.layers.select_layers`.
     pool : {"mean", "max", "center", "cls", "none"}
         How positions are pooled; ``"none"`` keeps whole activations.
+    rectify : bool
+        Set negative values to 0 before they are pooled, so that no response is negative. The
+        attribute ``rectify`` of the recording says so: "before pooling" or "no".
     batch_size : int
         Stimuli in one forward pass.
     dtype : {"float32", "float64", "float16"}
@@ -172,7 +176,7 @@ def record(
     with (
         processes() as run,
         prepare(model, stimuli, batch_size=batch_size, device=device) as (network, images),
-        Probe(network, layers, pool) as probe,
+        Probe(network, layers, pool, rectify=rectify) as probe,
     ):
         seen = AutocastProbe(probe, device_of(network.module), autocast)
         # Where the path depends on the data, layers are searched with all of the first batch.
@@ -186,6 +190,7 @@ def record(
             chosen,
             seen(first),
             pool=pool,
+            rectify=rectify,
             dtype=dtype,
             compression=compression,
             autocast=autocast,
