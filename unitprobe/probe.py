@@ -135,7 +135,7 @@ class Probe(Generic[Returned]):
     ----------
     model : Network or nn.Module
         The network.
-    layers : str, sequence of str or callable
+    layers : str, module, class, Layer, callable, or a list of these
         Which layers; see `unitprobe.layers.select_layers`.
     pool : {"mean", "max", "center", "cls", "none"}
         How positions are pooled; see `unitprobe.responses.pool_activation`.
@@ -165,11 +165,11 @@ class Probe(Generic[Returned]):
     --------
     >>> import torch, unitprobe as up
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
-    >>> with up.Probe(network, layers="relu") as probe:
+    >>> with up.Probe(network, layers="kind:relu") as probe:
     ...     responses = probe(torch.ones(5, 4))
     >>> {name: tuple(response.shape) for name, response in responses.items()}
     {'1': (5, 3)}
-    >>> with up.Probe(network, layers="relu", return_output=True) as probe:
+    >>> with up.Probe(network, layers="kind:relu", return_output=True) as probe:
     ...     responses, output = probe(torch.ones(5, 4))
     >>> output.shape
     torch.Size([5, 3])

@@ -176,7 +176,7 @@ def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]
 
 
 def _named(names: list[str]) -> Callable[[up.Layer], bool]:
-    """Select by exact name: as a selection, "relu" would be every layer of that kind."""
+    """Select by exact name: in a selection a name could be a glob."""
     return lambda layer: layer.name in names
 
 

@@ -1,9 +1,11 @@
 import networks
 import pytest
 import timm
+import torch
 import torchvision
 from torch import nn
 
+import unitprobe as up
 from unitprobe import list_layers
 from unitprobe.errors import LayerError, LayerNotFoundError, UnitprobeWarning
 from unitprobe.layers import repeated_blocks, select_layers
@@ -36,9 +38,122 @@ def test_early_and_late_are_the_halves_of_the_activations(resnet, layers):
         select_layers(lone, list_layers(lone, input_size=(3, 2, 2)), "late")
 
 
-def test_a_kind_takes_all_of_that_kind_even_if_a_layer_has_its_name(resnet, layers):
-    assert len(names(resnet, layers, "relu")) == 19
-    assert names(resnet, layers, "linear") == ["linear"]
+def test_an_exact_name_wins_over_a_kind_which_has_its_own_form(resnet, layers):
+    assert names(resnet, layers, "relu") == ["relu"]
+    assert len(names(resnet, layers, "kind:relu")) == 19
+    assert names(resnet, layers, "kind:linear") == ["linear"]
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    listed = list_layers(plain, input_size=(3, 8, 8))
+    with pytest.raises(LayerNotFoundError, match=r"'relu'.*this kind give 'kind:relu'"):
+        select_layers(plain, listed, "relu")
+
+
+@pytest.mark.parametrize("name", ["activations", "blocks", "early", "kind:conv"])
+def test_an_exact_name_wins_over_every_word(name):
+    network = nn.Sequential()
+    network.add_module("first", nn.Conv2d(3, 4, 3))
+    network.add_module(name, nn.Conv2d(4, 5, 3))
+    network.add_module("act", nn.ReLU())
+    listed = list_layers(network, input_size=(3, 8, 8))
+    assert names(network, listed, name) == [name]
+    assert names(network, listed, [name, "act"]) == [name, "act"]
+    assert names(network, listed, "kind:activations") == ["act"]
+
+
+def test_blocks_are_the_blocks_where_their_list_has_this_name():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(*(Block() for _ in range(2)))
+
+        def forward(self, x):
+            return self.blocks(x)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    network = Network()
+    assert names(network, list_layers(network, example=torch.ones(1, 4)), "blocks") == [
+        "blocks.0",
+        "blocks.1",
+    ]
+
+
+def test_modules_classes_and_layers_select_their_calls(resnet, layers):
+    first = resnet.layer1[0]
+    by_name = {layer.name: layer for layer in layers}
+    assert names(resnet, layers, resnet.conv1) == ["conv1"]
+    assert names(resnet, layers, [resnet.linear, by_name["relu"]]) == ["relu", "linear"]
+    assert names(resnet, layers, by_name["linear"]) == ["linear"]
+    assert names(resnet, layers, first) == ["layer1.0"]
+    assert names(resnet, layers, nn.Linear) == ["linear"]
+    assert len(names(resnet, layers, nn.Conv2d)) == sum(la.kind == "conv" for la in layers)
+    assert names(resnet, layers, [nn.Linear, "conv1"]) == ["conv1", "linear"]
+    assert names(resnet, layers, nn.ModuleList([first, resnet.conv1])) == ["conv1", "layer1.0"]
+    assert names(resnet, layers, nn.DataParallel(resnet.conv1)) == ["conv1"]
+
+
+def test_a_module_that_is_called_twice_selects_both_calls(reused):
+    listed = list_layers(reused, input_size=(3, 8, 8))
+    module = next(m for m in reused.modules() if isinstance(m, nn.ReLU))
+    assert names(reused, listed, module) == names(reused, listed, nn.ReLU) == ["relu", "relu_1"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ([1], r"layers=1 is not a selection of layers; give a name, a glob"),
+        (1, "layers=1 is not a selection"),
+        (None, "layers=None is not a selection"),
+        (int, "layers=<class 'int'> is not a selection"),
+        (nn.ReLU(), "this ReLU is not a module of ResNet20"),
+        (nn.LSTM, "no layer of ResNet20 is a call of a LSTM module; the nearest classes are"),
+        (torch.nn.functional.relu, "the function given as layers= fails for layer 'conv1'"),
+        ("conv1.*", r"no layer of ResNet20 is named 'conv1\.\*'; the nearest of"),
+        ("kind:rellu", r"no layer of kind 'rellu'; its kinds are .*relu \(19\)"),
+    ],
+)
+def test_what_selects_nothing_is_one_line(resnet, layers, selection, message):
+    with pytest.raises(LayerError, match=message) as caught:
+        names(resnet, layers, selection)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layer_of_another_network_is_looked_for_by_its_name(resnet, layers):
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(LayerNotFoundError, match=r"named 'layer1\.0'"):
+        select_layers(
+            other,
+            list_layers(other, input_size=(3, 8, 8)),
+            next(layer for layer in layers if layer.name == "layer1.0"),
+        )
+
+
+def test_every_function_that_takes_layers_takes_the_same():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    stimuli = up.Stimuli(torch.rand(12, 3, 8, 8).numpy(), [0, 1, 2] * 4)
+    for layers in (
+        nn.ReLU,
+        net[1],
+        [net[1]],
+        up.list_layers(net, example=torch.ones(1, 3, 8, 8))[1],
+    ):
+        assert list(up.record(net, stimuli, layers=layers, progress=False).children) == ["1"]
+        assert list(up.ablate(net, stimuli, layers=layers, progress=False).children) == ["1"]
+        assert list(up.attribute(net, stimuli, layers=layers, progress=False).children) == ["1"]
+        analysis = up.analyze(net, stimuli, layers=layers, metrics=["gini"], progress=False)
+        assert list(analysis.children) == ["1"]
+        with up.SelectivityRegularizer(net, layers) as regularizer:
+            net(torch.rand(6, 3, 8, 8))
+            regularizer(torch.tensor([0, 1, 2] * 2))
+        assert list(regularizer.layer_selectivity) == ["1"]
 
 
 def test_blocks_are_the_outputs_of_repeated_blocks(resnet, layers):
@@ -115,7 +230,7 @@ def test_an_absent_kind_lists_the_kinds_there_are(resnet, layers):
     with pytest.raises(
         LayerNotFoundError, match=r"no layer of kind 'gelu'; its kinds are .*relu \(19\)"
     ):
-        names(resnet, layers, "gelu")
+        names(resnet, layers, "kind:gelu")
 
 
 @pytest.mark.parametrize("selection", [[], lambda layer: False])

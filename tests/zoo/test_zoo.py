@@ -137,7 +137,7 @@ def check(model, images):
     assert len({layer.name for layer in layers}) == len(layers)
     check_declared_units(model, layers)
 
-    activations = [layer for layer in layers if layer.kind in NONLINEARITIES]
+    activations = [la for la in layers if la.kind in NONLINEARITIES and not la.part_of]
     usable = [layer for layer in activations if layer.units is not None]
     with Probe(model, [layer.name for layer in usable], pool="none") as probe:
         recorded = probe(images)
@@ -155,7 +155,7 @@ def check(model, images):
         assert seen.shape[-1 if seen.ndim == 3 and layer.unit_axis == -1 else 1] == layer.units
         if layer.operation is None:
             assert matches(layer, seen, reference.of_modules[layer.owner][layer.call]), layer
-        else:  # a function: among those of its name, in order
+        elif layer.operation in NONLINEARITIES:  # a function: among those of its name, in order
             rest = itertools.dropwhile(
                 lambda call, la=layer, seen=seen: not matches(la, seen, call), functions
             )

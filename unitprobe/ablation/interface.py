@@ -68,9 +68,9 @@ def ablate(
         A classifier. It is left unchanged.
     stimuli : Stimuli
         Labelled images.
-    layers : str, sequence of str or callable
+    layers : str, module, class, Layer, callable, or a list of these
         Which layers; see `unitprobe.layers.select_layers`.
-    units : sequence of int, or mapping of str to it, optional
+    units : int, sequence of int, mask of bool (unit,), or mapping of str to these, optional
         Which units of each layer, or of each layer by name; all if None.
     groups : sequence of sequences of int, or mapping of str to it, optional
         Ablate several units at once, one group after another, instead of single units.

@@ -26,7 +26,7 @@ from unitprobe.ablation.replacements import Replacement, make_replacement
 from unitprobe.ablation.settings import SweepOptions
 from unitprobe.ablation.targets import Targets, targets_of_weights
 from unitprobe.batches import prepare
-from unitprobe.layers import Layer, evaluating, list_layers
+from unitprobe.layers import Layer, evaluating, list_layers, unit_indices
 from unitprobe.memory import keeping_freed_memory
 from unitprobe.models import Network
 from unitprobe.probe import watch_layers
@@ -82,6 +82,8 @@ def accuracy_without(
         classifier = as_classifier(network, two, options.output)
         listed = list_layers(network, example=two[:1])
         chosen = {layer.name: layer for layer in listed if layer.name in sizes}
+        total = sum(sizes.values())
+        sets = [unit_indices(units, total, "the layers together") for units in sets]
         joint, first = [], 0
         for name, size in sizes.items():
             groups = tuple(

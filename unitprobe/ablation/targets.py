@@ -13,12 +13,12 @@ from torch import Tensor
 
 from unitprobe.ablation.forward_passes import run
 from unitprobe.errors import LayerError, OptionError
-from unitprobe.layers import Layer, evaluating
+from unitprobe.layers import Layer, evaluating, unit_indices
 from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
 #: Units, groups and directions of every layer, or of the layers by name; see `unitprobe.ablate`.
-Units = Sequence[int] | Mapping[str, Sequence[int]]
+Units = int | Sequence[int] | Mapping[str, int | Sequence[int]]
 Groups = Sequence[Sequence[int]] | Mapping[str, Sequence[Sequence[int]]]
 Directions = ArrayLike | Mapping[str, ArrayLike]
 
@@ -136,10 +136,14 @@ def choose_targets(
     if directions is not None:
         rows = _rows(layer, _of_layer(layer, directions))
         return Targets(layer, tuple((row,) for row in range(len(rows))), rows)
+    where = f"layer {layer.name!r}"
     if groups is not None:
-        given = [list(group) for group in _of_layer(layer, groups)]
+        several = _of_layer(layer, groups)
+        if isinstance(several, str) or not np.iterable(several):
+            raise OptionError(f"groups={several!r} is not a list of groups; give [[0, 1], [2, 3]]")
+        given = [unit_indices(group, layer.units, where) for group in several]
     elif units is not None:
-        given = [[unit] for unit in _of_layer(layer, units)]
+        given = [[unit] for unit in unit_indices(_of_layer(layer, units), layer.units, where)]
     else:
         given = [[unit] for unit in range(layer.units)]
     if not given or not all(given):
@@ -147,13 +151,6 @@ def choose_targets(
             "units= or groups= is empty or has an empty group; give indices such as [0, 1], or "
             "None for all units"
         )
-    for group in given:
-        wrong = [unit for unit in group if not 0 <= unit < layer.units]
-        if wrong:
-            raise OptionError(
-                f"unit {wrong[0]} is not in layer {layer.name!r}, "
-                f"which has units 0 to {layer.units - 1}"
-            )
     return Targets(layer, tuple(tuple(group) for group in given))
 
 
@@ -252,7 +249,8 @@ def _layer_that_makes(layer: Layer, listed: Sequence[Layer]) -> Layer:
     for before in reversed(listed[: listed.index(layer) + 1]):
         if before.kind in ("conv", "linear") and before.units == layer.units:
             return before
-        if before is not layer and before.kind not in ("norm", "dropout"):
+        part = before.part_of is not None  # an operation of the nonlinearity
+        if before is not layer and not part and before.kind not in ("norm", "dropout"):
             between = before
             break
     raise _not_made_by_one(layer, between)

@@ -44,7 +44,7 @@ Layers = Annotated[
     list[str] | None,
     typer.Option(
         "--layers",
-        help='Name, glob, kind, "activations" (the default) or "blocks". May be repeated.',
+        help='Name, glob, "kind:relu", "activations" (the default) or "blocks". May be repeated.',
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Stimuli in one forward pass.")]

@@ -9,6 +9,7 @@ from unitprobe.layers.outputs import tensor_at, tensors_in, with_tensor_at
 from unitprobe.layers.running import as_input, device_of, evaluating
 from unitprobe.layers.select import Selection, select_layers
 from unitprobe.layers.structure import inside
+from unitprobe.layers.unit_indices import unit_indices
 from unitprobe.layers.unit_weights import weight_norms
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "select_layers",
     "tensor_at",
     "tensors_in",
+    "unit_indices",
     "weight_norms",
     "with_tensor_at",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from types import FunctionType, TracebackType
@@ -97,6 +97,23 @@ def _opened(function: FunctionType) -> FunctionType:
     return opened
 
 
+class Hook:
+    """A hook that copies and files of a network do not have: theirs does nothing.
+
+    They hold a method of the standard library instead, so the file opens without unitprobe.
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self._call(*args)
+
+    def __reduce__(self) -> Any:
+        return getattr, (nullcontext(), "__exit__")
+
+
 # The watcher that suspends all others; see `CallWatcher.suspending_others`.
 _INSPECTOR: ContextVar[CallWatcher | None] = ContextVar("_INSPECTOR", default=None)
 
@@ -147,8 +164,9 @@ class CallWatcher:
     def attach(self) -> None:
         """Add the hooks."""
         try:
-            self._handles.append(self._module.register_forward_pre_hook(self._before))
-            self._handles.append(self._module.register_forward_hook(self._end, always_call=True))
+            self._handles.append(self._module.register_forward_pre_hook(Hook(self._before)))
+            end = Hook(self._end)
+            self._handles.append(self._module.register_forward_hook(end, always_call=True))
             intercept = self._operations is None or bool(self._operations)
             for path, module in named_modules(self._module):
                 if isinstance(module, torch.jit.ScriptModule):
@@ -193,9 +211,9 @@ class CallWatcher:
             return self.called((path, None), module, args, kwargs, output) if wanted else None
 
         if enter:
-            self._handles.append(module.register_forward_pre_hook(before))
+            self._handles.append(module.register_forward_pre_hook(Hook(before)))
         if enter or wanted:
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(Hook(after), with_kwargs=True))
 
     def _hook_leaf(self, path: str, module: nn.Module) -> None:
         # The operations inside a leaf count for the module around it, so only the wanted leaves
@@ -210,9 +228,9 @@ class CallWatcher:
             return self.called((path, None), module, args, kwargs, output)
 
         if every_leaf:
-            self._handles.append(module.register_forward_pre_hook(before))
+            self._handles.append(module.register_forward_pre_hook(Hook(before)))
         if every_leaf or self._modules is None or path in self._modules:
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(Hook(after), with_kwargs=True))
 
     @contextmanager
     def suspending_others(self) -> Iterator[None]:

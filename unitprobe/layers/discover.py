@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from unitprobe.errors import ModelError
 from unitprobe.layers import operations
 from unitprobe.layers.axes import Axes, Axis, AxisFollower
 from unitprobe.layers.calls import Call, CallWatcher, inspecting, is_leaf
+from unitprobe.layers.composed import ComposedNonlinearities, kind_of_composed
 from unitprobe.layers.layer import (
     Layer,
     StimulusAxis,
@@ -163,6 +165,7 @@ def _run(
     stimuli = next(tensors_in((args, kwargs)))
     listing = _Listing(module, names, count)
     listing.axes.start(stimuli)
+    listing.composed.start(stimuli)
     with inspecting(module, listing.watcher, stimuli):
         try:
             module(*args, **kwargs)
@@ -172,6 +175,7 @@ def _run(
                 f"{type(module).__name__} does not run on an input of shape "
                 f"{(count, *stimuli.shape[1:])} (stimulus, channel, y, x): {reason}"
             ) from error
+    listing.finish()
     return listing
 
 
@@ -221,6 +225,7 @@ class _Listing:
         self.depends_on_data = False
         self.warnings: list[str] = []
         self.axes = AxisFollower()
+        self.composed = ComposedNonlinearities()
         self.watcher = CallWatcher(module, self.report)
         self._names = names
         self._stimuli = stimuli
@@ -240,6 +245,8 @@ class _Listing:
             self._look_for_choice(call.operation, args, output)
             self._look_for_warning(call, args, kwargs)
             self.axes.follow(call.operation, what, args, kwargs, output)
+            owner = self.watcher.leaf or call.owner
+            self.composed.follow(call.operation, what, args, kwargs, output, owner)
             if self.watcher.leaf is not None:
                 self._leaf_operation = call.operation
                 return
@@ -250,9 +257,44 @@ class _Listing:
             axes = self.axes.axes(tensor)
             if axes is not None:
                 self._add(call, path, kind, tensor, axes)
+                self._look_for_composed(call, what, path, kind, tensor)
             elif kind in operations.NONLINEARITIES and len(tensor) == 2:
                 # It may depend on the stimuli through an operation that cannot be followed.
                 self._add(call, path, kind, tensor, Axes(None, None))
+
+    def _look_for_composed(
+        self, call: Call, what: Any, path: Path, kind: str, tensor: Tensor
+    ) -> None:
+        """Record which layer the value of a tensor is, if it may be a nonlinearity."""
+        value = self.composed.of(tensor)
+        number = len(self.layers) - 1
+        if value is None or path:
+            return
+        if call.operation is not None:
+            value.layer = number
+        elif not value.nonlinear:
+            return
+        elif kind in operations.NONLINEARITIES:
+            value.layer, value.plain, value.composed = number, True, False
+        elif value.plain or value.module_layer is not None or isinstance(what, nn.Sequential):
+            return
+        elif value.made_by(call.owner):
+            value.module_layer = number
+
+    def finish(self) -> None:
+        """Name the nonlinearities that are made of operations, after the pass."""
+        for value, parts in self.composed.wholes():
+            number = value.layer if value.module_layer is None else value.module_layer
+            if number is None:
+                continue
+            whole = self.layers[number]
+            self.layers[number] = replace(whole, kind=kind_of_composed(value))
+            inner = [part.layer for part in parts] + [part.module_layer for part in parts]
+            if value.module_layer is not None:
+                inner.append(value.layer)
+            for each in inner:
+                if each is not None:
+                    self.layers[each] = replace(self.layers[each], part_of=whole.name)
 
     def _look_for_choice(self, operation: str, args: tuple[Any, ...], output: Any) -> None:
         """Record whether values of tensors reach Python, where they can choose what runs."""

@@ -96,9 +96,19 @@ class Layer:
         indices, keys and fields. ``(1, 0)`` is the hidden state of an LSTM.
     stimuli : StimulusAxis
         The stimulus axis as the network computes the tensor.
+    part_of : str or None
+        Name of the nonlinearity that this layer is only an operation of, such as the gate
+        ``sigmoid(1.702 * x)`` of ``x * sigmoid(1.702 * x)``. ``layers="activations"`` leaves it
+        out. None if the layer is used by itself.
 
     Notes
     -----
+    A nonlinearity may be made of operations on one tensor, each value by itself: ``x *
+    sigmoid(x)``, tanh-GELU, ``relu(x) ** 2``. The layer is then the module that does nothing else,
+    or the last of these operations, with the kind of the function (``"silu"``, ``"gelu"``,
+    ``"relu2"``) or ``"nonlinearity"``. A product with another tensor is not a nonlinearity: of a
+    gated unit ``silu(a) * b`` the layer is ``silu(a)``.
+
     The operations inside `nn.MultiheadAttention` have addresses too: ``attn.linear`` is its input
     projection, ``attn.scaled_dot_product_attention`` the values after attention (``attn.bmm_1`` if
     the weights are returned as well), ``attn.linear_1`` its output projection, ``attn[0]`` its
@@ -125,6 +135,7 @@ class Layer:
     call: int
     output: Path = ()
     stimuli: StimulusAxis = FIRST
+    part_of: str | None = None
 
     @property
     def position_dims(self) -> tuple[str, ...]:

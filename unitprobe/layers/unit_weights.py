@@ -106,7 +106,7 @@ def weight_norms(
     ----------
     model : Network or nn.Module
         The network. It runs twice in evaluation mode and is not changed.
-    layers : str, sequence of str or callable
+    layers : str, module, class, Layer, callable, or a list of these
         Which layers; see `unitprobe.layers.select_layers`.
     example : Tensor, optional
         Stimuli (stimulus, channel, y, x) to run it on; by default noise of the network's own
@@ -152,7 +152,7 @@ def weight_norms(
     >>> with torch.no_grad():
     ...     _ = network[0].weight.copy_(torch.tensor([[3.0, -4.0], [0.0, 1.0], [0.0, 0.0]]))
     ...     _ = network[2].weight.copy_(torch.tensor([[1.0, -2.0, 0.5]]))
-    >>> norms = weight_norms(network, layers="relu", example=torch.ones(1, 2))["1"]
+    >>> norms = weight_norms(network, layers="kind:relu", example=torch.ones(1, 2))["1"]
     >>> norms.incoming_l1.values, norms.incoming_l2.values, norms.outgoing_l1.values
     (array([7., 1., 0.]), array([5., 1., 0.]), array([1. , 2. , 0.5]))
     """

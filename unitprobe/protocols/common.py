@@ -31,7 +31,7 @@ class RunOptions(TypedDict, total=False):
 def exactly(names: Iterable[str]) -> Callable[[Layer], bool]:
     """Return a selection of the layers with these names.
 
-    A name alone is ambiguous: as a selection, "relu" means every layer of that kind.
+    A name in a selection could be a glob, or mean blocks; a name here is only itself.
 
     Examples
     --------

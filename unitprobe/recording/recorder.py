@@ -82,7 +82,7 @@ def record(
         Labelled images. Without a transform of their own they get the network's.
     path : path, optional
         The file to write; without it the recording is kept in memory.
-    layers : str, sequence of str or callable
+    layers : str, module, class, Layer, callable, or a list of these
         Which layers; see `unitprobe.layers.select_layers`.
     pool : {"mean", "max", "center", "cls", "none"}
         How positions are pooled; ``"none"`` keeps whole activations.

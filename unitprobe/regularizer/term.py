@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unitprobe.errors import LayerNotFoundError, OptionError, nearest
 from unitprobe.layers import CallWatcher, Layer, Selection, find_layers, select_layers
+from unitprobe.layers.calls import Hook
 from unitprobe.means import mean_over_positions
 from unitprobe.models import Network, as_network
 from unitprobe.probe import watch_layers
@@ -51,7 +52,7 @@ class SelectivityRegularizer:
     model : Network or nn.Module
         The network that is trained. It may be wrapped by ``torch.compile``,
         ``DistributedDataParallel`` or ``DataParallel``.
-    layers : str, sequence of str or callable
+    layers : str, module, class, Layer, callable, or a list of these
         Which layers; see `unitprobe.layers.select_layers`. Never include the logits.
     alpha : float
         Weight and sign. Some published code has the opposite sign. It can be changed at any time,
@@ -173,7 +174,8 @@ class SelectivityRegularizer:
         if self._example is not None:
             self._find_layers((self._example,), {})
         else:
-            self._first = self._module.register_forward_pre_hook(self._watch, with_kwargs=True)
+            watch = Hook(self._watch)
+            self._first = self._module.register_forward_pre_hook(watch, with_kwargs=True)
         return self
 
     def detach(self) -> None:
