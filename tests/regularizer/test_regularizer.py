@@ -475,7 +475,7 @@ def test_layers_that_can_be_negative_are_warned_of():
     with pytest.warns(UnitprobeWarning, match=r"1 of 2 .* the first '1' \(gelu\)"):
         up.SelectivityRegularizer(model, example=example).attach().detach()
     up.SelectivityRegularizer(model, measure="d_prime", example=example).attach().detach()
-    up.SelectivityRegularizer(model, "relu", example=example).attach().detach()
+    up.SelectivityRegularizer(model, "kind:relu", example=example).attach().detach()
 
 
 @pytest.mark.parametrize("measure", ["class_selectivity", "d_prime"])

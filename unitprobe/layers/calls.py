@@ -50,7 +50,7 @@ def _operation_name(function: Callable[..., Any]) -> str | None:
     if name in ("__get__", "__set__", "__delete__"):
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")
         return attribute if name == "__get__" and attribute in _FOLLOWED_PROPERTIES else None
-    name = name.strip("_")
+    name = name.partition(".")[0].strip("_")  # ``aten.relu.default`` of an exported program
     return REFLECTED.get(name, name) or None
 
 

@@ -124,9 +124,10 @@ def find_layers(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     Raises
     ------
     ModelError
-        The network does not run on them.
+        The network does not run on them, or is quantized.
     """
     module = inside(module)
+    _refuse_quantized(module)
     example = next(tensors_in((args, kwargs)), None)
     if example is None or example.ndim < 2:
         raise ModelError(f"{type(module).__name__} is called without a batch of stimuli")
@@ -146,6 +147,17 @@ def find_layers(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     for index in range(count):
         layers = _united(layers, listing_of([index, index]).layers)
     return FoundLayers(layers, True, listing.warnings)
+
+
+def _refuse_quantized(module: nn.Module) -> None:
+    for path, each in named_modules(module):
+        package, name = type(each).__module__, type(each).__name__
+        quantized = package.startswith("torch.ao.nn.") and ".quantized" in package
+        if quantized and "FloatFunctional" not in name:  # that is arithmetic of floats
+            raise ModelError(
+                f"quantized networks cannot be recorded: {path!r} is a {name} of {package}; give "
+                "the network as it was before quantization"
+            )
 
 
 def _take(value: Any, module: nn.Module, count: int, indices: Sequence[int]) -> Any:

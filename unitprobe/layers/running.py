@@ -24,7 +24,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     devices = [child.device_ids for child in parallel]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     if training:  # checking is faster than setting all flags again for each batch
-        module.eval()
+        try:
+            module.eval()
+        except NotImplementedError:  # an exported program, whose graph keeps its mode
+            for child in training:
+                child.training = False
     torch.backends.mha.set_fastpath_enabled(False)
     for wrapper in parallel:
         wrapper.device_ids = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import xarray as xr
 
 from unitprobe.analysis import unit_table
 from unitprobe.errors import OptionError, StoreError, nearest
-from unitprobe.layers import unit_indices
 from unitprobe.plots.drawing import (
     BLUE,
     GREY,
@@ -58,7 +58,9 @@ def plot_tuning(analysis: xr.DataTree, layer: str, units: Sequence[int]) -> Figu
         raise StoreError(f"the analysis has no layer {layer!r}; the nearest are {near}")
     require(analysis, "analysis", "tuning_curve", "class_selectivity", "preferred_class")
     node = analysis.children[layer].to_dataset()
-    units = unit_indices(units, 1 + int(node["unit"].max()), f"layer {layer!r}")
+    if any(isinstance(unit, bool) or not isinstance(unit, Integral) for unit in units):
+        raise OptionError(f"units={units!r} must be integers, such as [0, 1]")
+    units = [int(unit) for unit in units]
     if not units:
         raise OptionError("units=[] asks for no tuning curve; name at least one unit")
     missing = [unit for unit in units if unit not in node["unit"].values]

@@ -221,7 +221,7 @@ def test_half_precision_differs_by_its_rounding_alone(name):
 
 
 def test_any_convolution_or_norm_can_be_ablated():
-    pair = Pair(NETWORKS["residual"](), layers=["conv", "norm", "linear"], few=2)
+    pair = Pair(NETWORKS["residual"](), layers=["kind:conv", "kind:norm", "kind:linear"], few=2)
     found, expected = pair.logits(pair.swept[:-1], Constant())
     assert_same_answers(found, expected)
 
