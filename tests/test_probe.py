@@ -62,7 +62,7 @@ def test_an_in_place_operation_does_not_reach_what_was_recorded_before(reused):
 
 
 def test_every_call_of_a_reused_module_is_kept(reused):
-    with Probe(reused, "relu") as probe:
+    with Probe(reused, "kind:relu") as probe:
         seen = probe(torch.randn(2, 3, 8, 8))
     assert list(seen) == ["relu", "relu_1"]
     assert not torch.equal(seen["relu"], seen["relu_1"])
@@ -139,7 +139,7 @@ def test_tokens_are_pooled_over_tokens_and_never_over_units():
         ("max", expected.amax(1)),
         ("none", expected),
     ):
-        with Probe(model, "gelu", pool=pool) as probe:
+        with Probe(model, "kind:gelu", pool=pool) as probe:
             torch.testing.assert_close(probe(images)["blocks.0.mlp.act"], value, rtol=0, atol=1e-6)
 
 

@@ -28,8 +28,8 @@ COPIES = {
 
 @pytest.mark.parametrize("name", COPIES)
 def test_a_copy_computes_the_same_and_has_nothing_attached(name):
-    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    images, labels = torch.rand(6, 4), torch.tensor([0, 1, 2] * 2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    images, labels = torch.rand(6, 1, 2, 2), torch.tensor([0, 1, 2] * 2)
     with up.Probe(network) as probe, up.SelectivityRegularizer(network) as regularizer:
         first = COPIES[name](network)  # the regularizer does not know the layers yet
         probe(images)
@@ -39,7 +39,7 @@ def test_a_copy_computes_the_same_and_has_nothing_attached(name):
         for other in (first, second):
             torch.testing.assert_close(other(images), network(images))
         regularizer(labels)
-        second(torch.rand(2, 4))
+        second(torch.rand(2, 1, 2, 2))
         with pytest.raises(up.errors.OptionError, match="has seen no batch"):
             regularizer(labels)
-    assert list(up.record(second, up.Stimuli(images.numpy(), labels.numpy())).children) == ["1"]
+    assert list(up.record(second, up.Stimuli(images.numpy(), labels.numpy())).children) == ["2"]

@@ -17,7 +17,7 @@ PACKAGE = Path(up.__file__).parent
 LISTS = {name: value for name, value in vars(operations).items() if isinstance(value, frozenset)}
 NAMES = frozenset().union(*LISTS.values())
 # Special methods and names inside of PyTorch.
-INTERNAL = {"array", "bool", "concat", "getitem", "index"}
+INTERNAL = {"array", "bool", "concat", "getitem", "index", *operations.COMPOSED_KINDS}
 OWNERS = (torch.Tensor, functional, torch, torch.linalg, torch._C._nn)
 
 

@@ -56,7 +56,7 @@ def test_grouped_and_transposed_convolutions():
         nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.ReLU(),
         nn.ConvTranspose2d(4, 6, 2, groups=2), nn.ReLU(), nn.Conv2d(6, 6, 1, groups=6), nn.ReLU(),
     )  # fmt: skip
-    found = weight_norms(net, layers="relu", example=torch.rand(2, 3, 8, 8))
+    found = weight_norms(net, layers="kind:relu", example=torch.rand(2, 3, 8, 8))
 
     def dense(weight, groups):
         rows, columns = weight.shape[0] // groups, weight.shape[1]
@@ -141,7 +141,7 @@ class Rearranges(nn.Module):
 def test_units_in_another_order_are_found_again():
     order = torch.tensor([4, 0, 3, 5, 1, 2])
     net = Rearranges(lambda x: x[:, order].flip(1))
-    found = weight_norms(net, layers="relu", example=torch.rand(1, 3, 5, 5))["relu"]
+    found = weight_norms(net, layers="kind:relu", example=torch.rand(1, 3, 5, 5))["relu"]
     place = torch.argsort(order.flip(0))
     same(found, norms(net.first.weight, axis=0), norms(net.second.weight[:, place], axis=1))
 
@@ -158,7 +158,7 @@ def test_units_in_another_order_are_found_again():
 )
 def test_units_that_are_lost_on_the_way_have_no_norms(rearrange, units):
     net = Rearranges(rearrange, units)
-    found = weight_norms(net, layers="relu", example=torch.rand(1, 3, 5, 5))["relu"]
+    found = weight_norms(net, layers="kind:relu", example=torch.rand(1, 3, 5, 5))["relu"]
     same(found, norms(net.first.weight, axis=0))
 
 
@@ -174,7 +174,7 @@ def test_weights_of_another_kind_have_no_norms():
             return self.second(x).sum() + x @ self.mix
 
     net = Product()
-    found = weight_norms(net, layers="relu", example=torch.rand(1, 4))["relu"]
+    found = weight_norms(net, layers="kind:relu", example=torch.rand(1, 4))["relu"]
     same(found, norms(net.first.weight, axis=0))
 
 

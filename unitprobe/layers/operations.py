@@ -27,9 +27,12 @@ _NONLINEARITIES_OF_VALUES = words(
 #: All nonlinearities: also those with a parameter or noise for each unit, and GLU, which multiplies
 #: one half of the units by the other. Softmax is not one of them: it normalizes along an axis, in
 #: most networks that of attention weights, which have no units.
-NONLINEARITIES = _NONLINEARITIES_OF_VALUES | words("prelu rrelu glu relu2 nonlinearity")
+NONLINEARITIES = _NONLINEARITIES_OF_VALUES | words("prelu rrelu glu")
 #: `Layer.kind` of a nonlinearity that is made of operations and has no name of its own.
 UNNAMED = "nonlinearity"
+#: Kinds of nonlinearities for which PyTorch has no function.
+COMPOSED_KINDS = frozenset(("relu2", UNNAMED))
+NONLINEARITIES |= COMPOSED_KINDS
 #: Nonlinearities without negative values.
 NEVER_NEGATIVE = words("relu relu2 relu6 softplus sigmoid hardsigmoid")
 
