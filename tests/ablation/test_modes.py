@@ -9,6 +9,7 @@ from literal_ablation import NETWORKS, Convolutional, assert_is, images_of, lost
 from torch import nn
 
 import unitprobe as up
+from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.forward_passes import Batch
 from unitprobe.ablation.outcome import Answers, Outcomes
 from unitprobe.ablation.replacements import (
@@ -373,8 +374,9 @@ def test_stimuli_that_are_lost_and_gained_are_counted_batch_after_batch():
     labels = torch.arange(40) % 3
     output_of_class = torch.tensor([2, 0, 3])  # output 1 does not stand for a class
     found = Outcomes.empty(4, 3)
+    classifier = Classifier(torch.nn.Identity())
     for some in (slice(0, 15), slice(15, 40)):
-        answers = Answers.of(logits[some], labels[some], output_of_class)
+        answers = Answers.of(classifier, logits[some], labels[some], output_of_class)
         found.add(1, ablated[:, some], answers)
     right = (logits.argmax(1) == output_of_class[labels]).numpy()
     for target in range(3):

@@ -9,6 +9,7 @@ from timing import Row, alternate
 
 import unitprobe as up
 from unitprobe.ablation.attribution import run_attribution
+from unitprobe.ablation.classifier import as_classifier
 from unitprobe.ablation.forward_passes import load
 from unitprobe.ablation.settings import Mode, SweepOptions
 from unitprobe.ablation.targets import Targets
@@ -52,10 +53,11 @@ def _row(
     listed = list_layers(network, example=torch.from_numpy(images[:1]).to(device))
     layers = select_layers(network.module, listed, "activations")
     swept = [Targets(layer, tuple((unit,) for unit in range(layer.units or 0))) for layer in layers]
+    two = torch.from_numpy(images[:2]).to(device)
     options = SweepOptions(mode=mode, batch_size=batch, progress=False)
 
     def attribute() -> None:
-        run_attribution(network, stimuli, swept, options)
+        run_attribution(as_classifier(network, two), stimuli, swept, options)
 
     def forward() -> None:
         with evaluating(network.module), torch.no_grad():

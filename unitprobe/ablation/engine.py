@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from unitprobe.ablation.classifier import Classifier
 from unitprobe.ablation.forward_passes import Batch, intact_logits, run
 from unitprobe.ablation.replacements import Replacement
 from unitprobe.ablation.targets import Targets
 from unitprobe.layers import Layer
+from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
 
@@ -41,7 +41,7 @@ class FullEngine:
 
     method = "full"
 
-    def __init__(self, network: Classifier) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
         self._batch: Batch | None = None
 

@@ -23,6 +23,7 @@ from unitprobe.ablation.classifier import Classifier, LogitModule
 from unitprobe.errors import ModelError
 from unitprobe.layers import Layer, evaluating, inside
 from unitprobe.layers.operations import COPIES, DROPOUTS
+from unitprobe.models import Network
 from unitprobe.probe import watch_layers
 
 #: A `torch.fx.Node`, whose arguments are typed as all that they may be.
@@ -96,13 +97,13 @@ class NetworkGraph:
         return int(math.prod(others)) * batched.times * int(value.element_size())
 
 
-def capture_graph(network: Classifier, layers: Sequence[Layer], example: Tensor) -> NetworkGraph:
+def capture_graph(network: Network, layers: Sequence[Layer], example: Tensor) -> NetworkGraph:
     """Capture a network.
 
     Parameters
     ----------
     network : Network
-        A network that is in evaluation mode.
+        A network that is in evaluation mode. Of a `Classifier` the graph ends in its logits.
     layers : sequence of Layer
         Layers to label.
     example : Tensor
@@ -133,7 +134,7 @@ def capture_graph(network: Classifier, layers: Sequence[Layer], example: Tensor)
         ):
             warnings.simplefilter("ignore")
             program = torch.export.export(
-                LogitModule(network, module),
+                LogitModule(network, module) if isinstance(network, Classifier) else module,
                 (example,),
                 dynamic_shapes=({0: stimuli},),
                 strict=False,
@@ -167,7 +168,7 @@ def is_layer_output(node: Node) -> bool:
 
 
 def _read(
-    network: Classifier, program: torch.export.ExportedProgram, layers: Sequence[Layer]
+    network: Network, program: torch.export.ExportedProgram, layers: Sequence[Layer]
 ) -> NetworkGraph:
     graph = program.graph
     signature = program.graph_signature
@@ -204,7 +205,7 @@ def _read(
 
 
 def _follow_stimuli(
-    network: Classifier, images: Node, nodes: Sequence[Node]
+    network: Network, images: Node, nodes: Sequence[Node]
 ) -> tuple[dict[Node, Batched], dict[Node, int]]:
     symbol = images.meta["val"].shape[0].node.expr
     batched = {images: Batched(0, 1)}
