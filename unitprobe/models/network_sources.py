@@ -41,8 +41,9 @@ def load_model(
     pretrained : bool
         Load the published weights. No effect on a callable, or if `weights` is given.
     weights : path, optional
-        A state dict in a .safetensors, .pt, .pth or .bin file to load instead. Nothing is
-        downloaded, and no code in the file runs.
+        Weights in a .safetensors, .pt, .pth, .pth.tar, .ckpt or .bin file to load instead: a state
+        dict, also as ``state_dict``, ``model_state_dict``, ``model``, ``net`` or ``state_dict_ema``
+        of a checkpoint. Nothing is downloaded, and no code in the file runs.
     num_classes : int, optional
         Number of outputs. timm replaces the head of pretrained weights by a random one;
         torchvision cannot. A callable gets ``num_classes=`` only if it is given here.
