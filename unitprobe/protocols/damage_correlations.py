@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from unitprobe.errors import StoreError
 from unitprobe.inference import false_discovery_rate, rank_correlation
-from unitprobe.typing import FloatArray
+from unitprobe.typing import FloatArray, IntArray
 
 _PARTS = ("", "_low", "_high", "_p", "_units")
 
@@ -21,6 +21,7 @@ def correlate(
     predictors: Sequence[str],
     *,
     dim: str = "unit",
+    clusters: ArrayLike | None = None,
     resamples: int,
     seed: int,
 ) -> xr.Dataset:
@@ -34,17 +35,20 @@ def correlate(
         Their names.
     dim : str
         The dimension of damages and predictors.
+    clusters : array, optional
+        Of the units of all layers, end to end, for the pooled correlations: see
+        `unitprobe.inference.rank_correlation` and `residual_channels`.
     resamples, seed
         As `unitprobe.inference.rank_correlation`.
 
     Returns
     -------
     xarray.Dataset
-        ``correlation`` (layer, damage, predictor) with its bootstrap interval ``_low`` and
+        ``correlation`` (layer, damage, predictor) with its 95% interval ``_low`` and
         ``_high``, permutation ``_p``, ``_q`` after Benjamini & Hochberg over all of it, and
         ``_units``; NaN if either does not vary. ``pooled_correlation`` (damage, predictor) and
-        the same endings: over the units of all layers, **ranked, resampled and permuted within
-        their layer**. It is the mean of the layers' correlations weighted by their units; its
+        the same endings: over the units of all layers, **ranked and permuted within their
+        layer**. It is the mean of the layers' correlations weighted by their units; its
         ``_q`` is over (damage, predictor).
     """
     layers = list(nodes)
@@ -60,9 +64,9 @@ def correlate(
         for p, predictor in enumerate(predictors):
             pairs = list(zip(columns[predictor], columns[damage], strict=True))
             for layer, (x, y) in enumerate(pairs):
-                by_layer[:, layer, d, p] = _numbers(x, y, None, resamples, seed)
+                by_layer[:, layer, d, p] = _numbers(x, y, None, None, resamples, seed)
             x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
-            pooled[:, d, p] = _numbers(x, y, strata, resamples, seed)
+            pooled[:, d, p] = _numbers(x, y, strata, clusters, resamples, seed)
     found = xr.Dataset(
         coords={
             "layer": np.asarray(layers, dtype=object),
@@ -78,6 +82,28 @@ def correlate(
             found[f"{name}{part}"] = (dims, numbers)
         found[f"{name}_q"] = (dims, false_discovery_rate(values[_PARTS.index("_p")]))
     return found
+
+
+def residual_channels(nodes: Mapping[str, xr.Dataset]) -> IntArray:
+    """Return which units are the same channel of a residual stream, (unit,) of all layers.
+
+    After a residual sum no weights alone make a unit: ``incoming_l1`` (unit) is NaN. Such layers
+    that follow each other with as many units are taken to share a stream. Every other unit has a
+    number of its own.
+    """
+    numbers, used, stream = [], 0, np.empty(0, dtype=np.int64)
+    for node in nodes.values():
+        units = node.sizes["unit"]
+        after_sum = bool(np.isnan(node["incoming_l1"].values).all())
+        if after_sum and len(stream) == units:
+            numbers.append(stream)
+            continue
+        own = np.arange(used, used + units)
+        used += units
+        numbers.append(own)
+        if after_sum:
+            stream = own
+    return np.concatenate(numbers)
 
 
 def pooled_correlations(root: xr.Dataset) -> xr.Dataset:
@@ -118,7 +144,12 @@ def _values(node: xr.Dataset, name: str, dim: str) -> FloatArray:
 
 
 def _numbers(
-    x: FloatArray, y: FloatArray, strata: ArrayLike | None, resamples: int, seed: int
+    x: FloatArray,
+    y: FloatArray,
+    strata: ArrayLike | None,
+    clusters: ArrayLike | None,
+    resamples: int,
+    seed: int,
 ) -> list[float]:
-    found = rank_correlation(x, y, strata, resamples=resamples, seed=seed)
+    found = rank_correlation(x, y, strata, clusters=clusters, resamples=resamples, seed=seed)
     return [found.value, found.low, found.high, found.p, found.units]

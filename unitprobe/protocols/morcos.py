@@ -66,7 +66,7 @@ def morcos_protocol(
         Also ablate the units of all chosen layers together, in orders through all of them. The
         whole network runs for every point of every order.
     resamples : int
-        Bootstrap resamples for each interval, and permutations for each p-value.
+        Permutations for each p-value.
     singles : DataTree, optional
         The result of `unitprobe.ablate` or `zhou_protocol` for all units of the same layers,
         network and stimuli with ``mode="zero"``, so that they are not ablated again.

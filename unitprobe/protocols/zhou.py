@@ -17,7 +17,11 @@ from unitprobe.layers import Selection, weight_norms
 from unitprobe.metrics import SignPolicy
 from unitprobe.models import Network
 from unitprobe.protocols.common import RunOptions, assemble, check_count, exactly, nodes_of
-from unitprobe.protocols.damage_correlations import correlate, pooled_correlations
+from unitprobe.protocols.damage_correlations import (
+    correlate,
+    pooled_correlations,
+    residual_channels,
+)
 from unitprobe.protocols.unit_measures import measure_units
 from unitprobe.stimuli import Stimuli
 from unitprobe.typing import FloatArray
@@ -49,7 +53,7 @@ def zhou_protocol(
         Random orthonormal directions of each layer to ablate; 0 leaves them out. At most as many
         as the layer has units.
     resamples : int
-        Bootstrap resamples for each interval, and permutations for each p-value.
+        Permutations for each p-value.
     n_permutations : int
         Permutations for the chance level of the largest drop over classes; 0 leaves it out.
     signed : {"refuse", "rectify", "allow"}
@@ -94,9 +98,11 @@ def zhou_protocol(
     -----
     After "Revisiting the importance of individual units in CNNs via ablation" (arXiv:1806.02891),
     sections 3 and 4. The paper silences filters (``mode="weights"``); the default here silences
-    activations. Intervals are bootstrap percentiles over the units of this network, p-values are
+    activations. Intervals are over the units of this network, p-values are
     from permutations, q-values after Benjamini & Hochberg: those of ``correlation`` over all
     layers, damages and predictors, those of ``pooled_correlation`` over damages and predictors.
+    Channels recur in the layers of a residual stage, so the pooled correlation takes units that are
+    the same channel of one stream for one cluster: see `unitprobe.inference.rank_correlation`.
     The largest drop over classes exceeds 0 by chance alone: compare it with
     ``max_class_accuracy_drop_null_mean`` (unit).
 
@@ -132,7 +138,8 @@ def zhou_protocol(
         )
         for layer, node in nodes_of(ablation).items()
     }
-    root = correlate(nodes, DAMAGES, PREDICTORS, resamples=resamples, seed=seed)
+    channels = residual_channels(nodes)
+    root = correlate(nodes, DAMAGES, PREDICTORS, clusters=channels, resamples=resamples, seed=seed)
     if n_directions:
         directions = {
             layer: random_directions(node.sizes["unit"], n_directions, seed + index)
