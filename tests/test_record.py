@@ -585,7 +585,7 @@ def test_stimuli_that_do_not_reach_a_layer_are_nan_there_and_counted(tmp_path, s
     order = np.argsort(~bright, kind="stable")  # the first stimulus has to reach all layers
     bright, stimuli = bright[order], stimuli.select(order)
     assert 0 < bright.sum() < 26
-    tree = up.record(Branching(), stimuli, tmp_path / "s.h5", layers="relu", **SHARDS)
+    tree = up.record(Branching(), stimuli, tmp_path / "s.h5", layers="kind:relu", **SHARDS)
     missed = np.isnan(tree["second"]["response"]).all("unit")
     np.testing.assert_array_equal(missed, ~bright)
     assert tree["second"].attrs["unreached_stimuli"] == (~bright).sum()

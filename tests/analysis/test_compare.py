@@ -74,7 +74,7 @@ def test_only_the_statistics_asked_for(both):
         (lambda: analyzed(2, pool="max"), StoreError, "pooling mean, the baseline with max"),
         (lambda: analyzed(1), StoreError, "both analyses have the weights"),
         (
-            lambda: analyzed(2, layers="conv", metrics=["d_prime"]),
+            lambda: analyzed(2, layers="kind:conv", metrics=["d_prime"]),
             StoreError,
             "no layer in common.* are conv",
         ),
