@@ -255,7 +255,7 @@ def damage(path, place):
         (lambda model, stimuli: (model, stimuli, {"pool": "max"}), "pool 'mean' there, 'max' now"),
         (lambda model, stimuli: (model, stimuli.select(range(20)), {}), "stimuli_fingerprint"),
         (lambda model, stimuli: (networks.ReusedInPlace(), stimuli, {}), "weights_fingerprint"),
-        (lambda model, stimuli: (model, stimuli, {"layers": "conv"}), "layers"),
+        (lambda model, stimuli: (model, stimuli, {"layers": "kind:conv"}), "layers"),
     ],
 )
 def test_another_recording_never_continues_an_unfinished_one(

@@ -45,10 +45,10 @@ def select_layers(module: nn.Module, layers: Sequence[Layer], selection: Selecti
     Raises
     ------
     LayerNotFoundError
-        A part of the selection matches no layer; the nearest names are listed.
+        A part of the selection matches no layer, and the nearest names are listed; or it is not of
+        these types.
     LayerError
-        No selected layer has a known unit axis; the selection is not of these types; or the
-        function that selects raises an error.
+        No selected layer has a known unit axis, or the function that selects raises an error.
 
     Notes
     -----
@@ -114,7 +114,7 @@ def _matching(module: nn.Module, layers: Sequence[Layer], selector: object) -> l
         return _of_class(module, layers, selector)
     if callable(selector) and not isinstance(selector, type):
         return _of_function(module, layers, cast(Callable[[Layer], bool], selector))
-    raise LayerError(f"layers={selector!r} is not a selection of layers; {_TAKES}")
+    raise LayerNotFoundError(f"layers={selector!r} is not a selection of layers; {_TAKES}")
 
 
 def _of_text(
