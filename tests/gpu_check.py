@@ -23,14 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(HERE)]
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+import unitprobe  # noqa: E402  (found through the path above)
 
 PARTS = ("tests", "rows", "networks")
 TESTS = ("tests/recipes/test_recipe_devices.py", "tests/test_devices.py")
@@ -212,11 +213,10 @@ def describe_package(folder: Path) -> None:
     try:
         importlib.metadata.version("unitprobe")
     except importlib.metadata.PackageNotFoundError:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        described = folder / f"unitprobe-{project['version']}.dist-info" / "METADATA"
+        described = folder / f"unitprobe-{unitprobe.__version__}.dist-info" / "METADATA"
         described.parent.mkdir(parents=True)
         described.write_text(
-            f"Metadata-Version: 2.1\nName: unitprobe\nVersion: {project['version']}\n"
+            f"Metadata-Version: 2.1\nName: unitprobe\nVersion: {unitprobe.__version__}\n"
         )
 
 

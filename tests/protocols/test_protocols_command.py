@@ -72,7 +72,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "rows"),
         [
-            (["zhou", "--n-directions", "2", "--resamples", "10", "--n-permutations", "5"], 8),
+            (["zhou", "--n-directions", "2", "--resamples", "10", "--n-permutations", "5"], 12),
             (
                 [
                     "morcos",
@@ -155,7 +155,7 @@ class TestCommand:
 class TestTablesAndFigures:
     def test_each_protocol_has_a_table(self, trees):
         rows = {name: len(summarize_protocol(tree)) for name, tree in trees.items()}
-        assert rows == {"zhou": 8, "morcos": 4, "bau": 1, "ranadive": 2}
+        assert rows == {"zhou": 12, "morcos": 4, "bau": 1, "ranadive": 2}
         with pytest.raises(StoreError, match="protocol None"):
             summarize_protocol(xr.DataTree())
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unitprobe.ablation.settings import Output
 from unitprobe.errors import ModelError
 from unitprobe.layers import CallWatcher, evaluating
+from unitprobe.layers.operations import COPIES
 from unitprobe.layers.outputs import named_tensors, suffix
 from unitprobe.models import Network, describe_transform
 from unitprobe.probe import explained
@@ -30,7 +31,7 @@ Kind = Literal[
 _SOFTMAX = frozenset(("_softmax", "_safe_softmax"))
 _LOG_SOFTMAX = frozenset(("_log_softmax",))
 _SIGMOID = frozenset(("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_"))
-_COPIES = frozenset(("_to_copy", "clone", "copy_", "detach", "contiguous"))
+_COPIES = COPIES | {"_to_copy", "copy_"}
 
 
 @dataclass
