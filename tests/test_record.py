@@ -482,7 +482,7 @@ def test_a_disk_that_takes_no_more_is_one_line_before_anything_is_computed(tmp_p
 
 def test_images_of_several_sizes_are_named(tmp_path, reused):
     images = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
-    mixed = up.Stimuli(images, np.array([0, 1, 0]), ids=["a", "b", "c"], transform=lambda x: x)
+    mixed = up.Stimuli(images, np.array([0, 1, 0]), ids=["a", "b", "c"])
     for batch_size in (1, 64):
         with pytest.raises(StimuliError, match=r"'c' has shape \(3, 8, 9\).*have \(3, 8, 8\)"):
             up.record(reused, mixed, tmp_path / "s.h5", batch_size=batch_size)

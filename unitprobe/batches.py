@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from unitprobe.errors import OptionError, StimuliError, UnitprobeError
+from unitprobe.errors import OptionError, StimuliError, UnitprobeError, UnitprobeWarning
 from unitprobe.layers import device_of
-from unitprobe.models import Network, as_network, plain_transform, timm_transform
+from unitprobe.models import (
+    Network,
+    as_network,
+    describe_transform,
+    plain_transform,
+    timm_transform,
+)
 from unitprobe.stimuli import Stimuli
 
 
@@ -27,8 +37,9 @@ def prepare(
 ) -> Iterator[tuple[Network, Stimuli]]:
     """Yield the network on `device` and the stimuli as it takes them; move it back afterwards.
 
-    Stimuli without a transform get the network's; of a bare timm module, images that are not in an
-    array get that of its configuration. Otherwise images become tensors in [0, 1] as they are.
+    The transform of the stimuli takes precedence. Stimuli without one get the network's; of a bare
+    timm module, images that are not in an array get that of its configuration. Otherwise images
+    become tensors in [0, 1] as they are.
 
     Raises
     ------
@@ -45,6 +56,16 @@ def prepare(
         if own is None and not isinstance(stimuli._images, np.ndarray):
             own = timm_transform(network.module)
         stimuli = stimuli.with_transform(own or plain_transform(channels))
+    elif network.transform is not None and stimuli.transform is not None:
+        used, unused = map(describe_transform, (stimuli.transform, network.transform))
+        same = stimuli.transform is network.transform
+        if not same and (used != unused or "<lambda>" in used):
+            warnings.warn(
+                f"the stimuli {stimuli.name!r} have their own transform, {used[:200]}; it takes "
+                f"precedence over that of network {network.name!r}, which is not applied",
+                UnitprobeWarning,
+                stacklevel=4,
+            )
     original = device_of(network.module)
     target = _check_device(device) if device is not None else original
     network.module.to(target)
@@ -136,12 +157,40 @@ def load_these_batches(
         generator=torch.Generator(),  # its own, or it would draw from the caller's random state
     )
     try:
-        yield from loader
+        yield from _started(loader, workers)
     except UnitprobeError as error:
         # A worker process sends its whole traceback along; the last line is the message.
         last = str(error).strip().splitlines()[-1]
         message = last.partition("Error: ")[2] if "Traceback" in str(error) else str(error)
         raise type(error)(message) from error
+
+
+def _started(loader: DataLoader[Any], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the iterator of a loader, whose workers get a copy of the stimuli.
+
+    Raises
+    ------
+    OptionError
+        The stimuli cannot be sent to worker processes.
+    """
+    if workers and multiprocessing.get_start_method() != "fork":
+        # Before a process starts, which would print a traceback of its own.
+        try:
+            pickle.dump(loader.dataset, _Discarding())
+        except Exception as error:  # what pickles itself may raise anything
+            problem = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"workers={workers}: the stimuli or their transform cannot be sent to another "
+                f"process ({problem}); use workers=0, or a function of a module instead of a lambda"
+            ) from error
+    return iter(loader)
+
+
+class _Discarding:
+    """A file that keeps nothing."""
+
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes
 
 
 def _ready_batches(
@@ -160,7 +209,8 @@ def _check_given(stimuli: object, batch_size: object) -> None:
     if not isinstance(stimuli, Stimuli):
         raise StimuliError(
             f"stimuli must be a Stimuli, not a {type(stimuli).__name__}; use "
-            "load_stimuli('digits'), or Stimuli(images, labels) for an array or a sequence"
+            "load_stimuli('digits'), Stimuli(images, labels) for an array or a sequence, or "
+            "Stimuli.from_dataset(dataset)"
         )
 
 
@@ -209,7 +259,7 @@ class _Collate:
             size = tuple(self._size or images[0].shape)
             if tuple(image.shape) != size:
                 raise StimuliError(
-                    f"stimulus {name!r} has shape {tuple(image.shape)} (channel, y, x), "
+                    f"stimulus {name!r} has shape {tuple(image.shape)}, "
                     f"others have {size}; give a transform that resizes them to one size"
                 )
         return torch.stack(images), torch.tensor(labels)

@@ -467,9 +467,11 @@ class TestTransforms:
             copy = pickle.loads(pickle.dumps(transform))
             assert torch.equal(copy(image()), transform(image()))
 
-    def test_tensors_are_left_alone(self):
-        tensor = torch.zeros(3, 4, 4)
-        assert ConvertMode("L")(tensor) is tensor
+    def test_tensors_get_the_channels_of_the_network(self):
+        tensor = torch.rand(3, 4, 4)
+        assert ConvertMode("RGB")(tensor) is tensor
+        assert ConvertMode("L")(tensor).shape == (1, 4, 4)
+        assert ConvertMode("RGB")(tensor[:1]).shape == (3, 4, 4)
 
 
 @pytest.fixture(scope="module")

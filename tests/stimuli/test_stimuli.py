@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from unitprobe.errors import ImageError, LabelError, StimuliError, UnitprobeError
+from unitprobe.errors import ImageError, LabelError, StimuliError, UnitprobeError, UnitprobeWarning
 from unitprobe.stimuli import Stimuli, load_stimuli
 
 
@@ -102,7 +102,8 @@ class TestFolder:
         image_file(folder / "ant" / ".hidden.png")
         image_file(folder / ".thumbs" / "a.png")
         (folder / "ant" / "notes.txt").write_text("not an image")
-        stimuli = load_stimuli(f"imagefolder:{folder}")
+        with pytest.warns(UnitprobeWarning, match=r"1 files are left out.* 1 \.txt"):
+            stimuli = load_stimuli(f"imagefolder:{folder}")
         assert stimuli.class_names == ["ant", "bee", "cat"]
         assert [i for i in stimuli.ids if i.startswith("ant")][3:] == ["ant/deep/a.JPEG"]
 
@@ -251,8 +252,8 @@ class TestArrays:
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
     def test_floats_are_network_inputs_that_no_transform_touches(self, npz, dtype):
         x = np.random.default_rng(0).normal(size=(4, 2, 5, 3)).astype(dtype)
-        stimuli = load_stimuli(npz(x=x, y=[0, 1, 0, 1]), transform=lambda image: 1 / 0)
-        stimuli = stimuli.with_transform(lambda image: 1 / 0)
+        with pytest.warns(UnitprobeWarning, match="floats, which are network inputs"):
+            stimuli = load_stimuli(npz(x=x, y=[0, 1, 0, 1]), transform=lambda image: 1 / 0)
         image, label = stimuli[1]
         assert stimuli.ready
         assert stimuli.transform is None
@@ -276,16 +277,13 @@ class TestArrays:
         [
             ({"y": [0, 1]}, StimuliError, "holds no images 'x'"),
             ({"x": np.zeros((2, 4, 4), np.uint8)}, LabelError, "holds no labels 'y'"),
-            ({"y": [0, 1, 1]}, LabelError, r"shape \(3,\); one for each of the 2 images"),
-            ({"y": [[0], [1]]}, LabelError, r"labels have shape \(2, 1\)"),
-            ({"y": [0.0, 1.0]}, LabelError, "type float64; integers"),
-            ({"y": ["a", "b"]}, LabelError, "type <U1; integers"),
-            ({"y": [0, -1]}, LabelError, "label -1 of image 1 is negative"),
-            ({"y": [0, 2]}, LabelError, "1 of 3 classes have no image, the first is class 1"),
-            ({"y": [0, 10**15]}, LabelError, "the first is class 1"),
+            ({"y": [0, 1, 1]}, LabelError, r"shape \(3,\); one for each of the 2 stimuli"),
+            ({"y": [[[0]], [[1]]]}, LabelError, r"labels have shape \(2, 1, 1\)"),
+            ({"y": [0.0, 0.5]}, LabelError, "label 0.5 of stimulus 1 is not a whole number"),
+            ({"y": [0, np.nan]}, LabelError, "1 labels are missing"),
+            ({"y": [0, -1]}, LabelError, "label -1 of stimulus 1 is negative"),
             ({"y": [0, 0]}, LabelError, "only one class, '0'"),
             ({"y": [0, 1], "class_names": ["a"]}, LabelError, "label 1 has no name among 1"),
-            ({"y": [0, 1], "class_names": list("abc")}, LabelError, r"class 2 \('c'\)"),
             ({"y": [0, 1], "class_names": ["a", "a"]}, LabelError, "than one class is named 'a'"),
             ({"y": [0, 1], "class_names": [1, 2]}, LabelError, "array of str is needed"),
             ({"x": np.zeros((0, 4, 4), np.uint8), "y": []}, StimuliError, "hold no images"),
@@ -293,7 +291,7 @@ class TestArrays:
             ({"x": np.zeros((2, 4, 4, 2), np.uint8)}, StimuliError, "1 or 3 channels"),
             ({"x": np.zeros((2, 4), np.uint8)}, StimuliError, r"shape \(2, 4\)"),
             ({"x": np.zeros((2, 4, 4), np.int64)}, StimuliError, "type int64; uint8"),
-            ({"x": np.zeros((2, 4, 4))}, StimuliError, r"\(n, channel, y, x\) is needed"),
+            ({"x": np.zeros(2)}, StimuliError, "two or more axes"),
         ],
     )
     def test_malformed(self, npz, arrays, error, message):
@@ -307,7 +305,7 @@ class TestArrays:
     def test_nan_and_infinite_pixels(self, npz, value):
         x = np.zeros((3, 1, 4, 4), np.float32)
         x[1, 0, 2, 2] = value
-        with pytest.raises(StimuliError, match=r"1 of 3 images hold NaN .* first is image 1"):
+        with pytest.raises(StimuliError, match=r"1 of 3 stimuli hold NaN .* first is stimulus 1"):
             load_stimuli(npz(x=x, y=[0, 1, 0]))
 
     def test_no_file(self):

@@ -119,7 +119,9 @@ def class_outputs(network: Network, stimuli: Stimuli, logits: Tensor) -> Tensor:
                 f"stimuli have {count}; give stimuli of two classes, or a network of "
                 f"num_classes={count}"
             )
-    return torch.from_numpy(output_indices(network, stimuli.class_names, logits.shape[1]))
+    return torch.from_numpy(
+        output_indices(network, stimuli.class_names, logits.shape[1], stimuli.known_class_names)
+    )
 
 
 def activation_of(network: Network, layer: Layer, images: Tensor) -> Tensor:

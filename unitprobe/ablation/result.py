@@ -57,6 +57,7 @@ def root_result(
         "stimuli": stimuli.name,
         "stimuli_fingerprint": stimuli.fingerprint,
         "stimulus_count": len(stimuli),
+        "absent_classes": len(stimuli.absent_classes),
         "mode": mode_name(options.mode),
         "output_kind": network.kind,
         "seed": options.seed,

@@ -222,6 +222,7 @@ def run_network(
             "pool": pool,
             "rectify": "before pooling" if rectify else "no",
             "stimuli": images.name,
+            "absent_classes": len(images.absent_classes),
             "stimuli_fingerprint": images.fingerprint,
             "torch_version": str(torch.__version__),
         }

@@ -27,7 +27,8 @@ StimuliSpec = Annotated[
     str,
     typer.Argument(
         metavar="STIMULI",
-        help="digits, imagefolder:DIR, cifar10:DIR, cifar100:DIR or array:FILE.npz.",
+        help="digits, imagefolder:DIR, cifar10:DIR, cifar100:DIR, table:FILE, imagenet:DIR or "
+        "array:FILE.npz.",
     ),
 ]
 Weights = Annotated[
@@ -52,6 +53,10 @@ Device = Annotated[str | None, typer.Option(help='"cpu", "cuda", ...; the CPU by
 Workers = Annotated[int, typer.Option(help="Processes that load images.")]
 Split = Annotated[str, typer.Option(help="Part of the stimuli: train, test, ...")]
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of this size.")]
+Scale = Annotated[
+    float | None,
+    typer.Option(help="The value of white in images of 16 bits or of floats, such as 65535."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Signed = Annotated[
     str, typer.Option(help="Negative responses: auto (leave out), rectify, shift, allow or refuse.")
@@ -121,11 +126,13 @@ def load_network(
     )
 
 
-def load_images(spec: str, split: str, limit: int | None, seed: int) -> Stimuli:
+def load_images(
+    spec: str, split: str, limit: int | None, seed: int, scale: float | None = None
+) -> Stimuli:
     """Return the stimuli that the command line names."""
     from unitprobe.stimuli import load_stimuli
 
-    return load_stimuli(spec, split=split, limit=limit, seed=seed)
+    return load_stimuli(spec, split=split, limit=limit, seed=seed, scale=scale)
 
 
 def parse_size(text: str | None) -> tuple[int, int, int] | None:

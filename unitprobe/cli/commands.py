@@ -21,6 +21,7 @@ from unitprobe.cli.arguments import (
     Overwrite,
     Pretrained,
     Rectify,
+    Scale,
     Seed,
     Signed,
     Split,
@@ -83,6 +84,7 @@ _OF_STIMULI = (
     "device",
     "split",
     "limit",
+    "scale",
     "workers",
     "memory",
 )
@@ -153,6 +155,7 @@ def record(
     class_names: ClassNames = None,
     split: Split = "test",
     limit: Limit = None,
+    scale: Scale = None,
     seed: Seed = 0,
     workers: Workers = 0,
     resume: Annotated[
@@ -164,6 +167,9 @@ def record(
     max_size: Annotated[
         str | None, typer.Option(help="Refuse to write a file larger than this, such as 10GB.")
     ] = None,
+    shard_stimuli: Annotated[
+        int | None, typer.Option(help="Flush the file after so many stimuli; 1024 by default.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Record what every unit does in one HDF5 file."""
@@ -172,7 +178,7 @@ def record(
 
     check_output(out, overwrite=overwrite)
     with processes_of_torchrun() as writes:
-        images = load_images(stimuli, split, limit, seed)
+        images = load_images(stimuli, split, limit, seed, scale)
         network = load_network(model, weights, pretrained, num_classes, class_names)
         tree = record(
             network,
@@ -189,6 +195,7 @@ def record(
             resume=resume,
             autocast=autocast,
             max_size=max_size,
+            shard_stimuli=shard_stimuli,
             overwrite=overwrite,
             announce=typer.echo,
         )
@@ -265,6 +272,7 @@ def analyze(
     class_names: ClassNames = None,
     split: Split = "test",
     limit: Limit = None,
+    scale: Scale = None,
     workers: Workers = 0,
     memory: Annotated[
         str, typer.Option(help="Of a network: what its responses may occupy, such as 2GB.")
@@ -301,7 +309,7 @@ def analyze(
                 recorded = load_network(model, weights, pretrained, num_classes, class_names)
             result = analyze(source, model=recorded, **options)
         else:
-            images = load_images(stimuli, split, limit, seed)
+            images = load_images(stimuli, split, limit, seed, scale)
             result = analyze(
                 load_network(source, weights, pretrained, num_classes, class_names),
                 images,

@@ -30,6 +30,7 @@ from unitprobe.cli.arguments import (
     Model,
     Overwrite,
     Pretrained,
+    Scale,
     Seed,
     Split,
     StimuliSpec,
@@ -62,6 +63,7 @@ _LAST: Mapping[str, tuple[Any, Any]] = {
     "class_names": (ClassNames, None),
     "split": (Split, "test"),
     "limit": (Limit, None),
+    "scale": (Scale, None),
     "seed": (Seed, 0),
     "workers": (Workers, 0),
     "overwrite": (Overwrite, False),
@@ -160,7 +162,9 @@ def network_command(
         out, overwrite = given["out"], given["overwrite"]
         check_output(out, overwrite=overwrite)
         options = {name: _parse(name, form, given[name]) for name, (form, _) in own.items()}
-        images = load_images(given["stimuli"], given["split"], given["limit"], given["seed"])
+        images = load_images(
+            *(given[name] for name in ("stimuli", "split", "limit", "seed", "scale"))
+        )
         network = load_network(
             *(given[n] for n in ("model", "weights", "pretrained", "num_classes", "class_names"))
         )

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
 
-from unitprobe.errors import LabelError
+from unitprobe.errors import LabelError, UnitprobeWarning
 from unitprobe.models.network import Network
 from unitprobe.typing import IntArray
 
 
-def output_indices(network: Network, class_names: Sequence[str], output_count: int) -> IntArray:
+def output_indices(
+    network: Network,
+    class_names: Sequence[str],
+    output_count: int,
+    known_names: Sequence[str] | None = None,
+) -> IntArray:
     """Return which output of the network belongs to each class of the stimuli.
 
     Classes are matched by name, with the network's own class names. Outputs of a timm or
     torchvision module that has as many of them as ImageNet has classes also match ImageNet's names
     and WordNet ids. If nothing is known about the outputs and there are as many as classes, they
-    are assumed to be in the same order. Everything else is an error.
+    are assumed to be in the same order. Names that are integers with gaps are indices of
+    outputs. A warning says so where another order or numbering is as likely.
+    Everything else is an error.
 
     Parameters
     ----------
@@ -29,6 +38,9 @@ def output_indices(network: Network, class_names: Sequence[str], output_count: i
         Class names of the stimuli.
     output_count : int
         Number of the network's outputs.
+    known_names : sequence of str, optional
+        Names of all classes, also of those without stimuli, in order. If nothing is known about the
+        outputs and there are as many, classes have the same positions.
 
     Returns
     -------
@@ -65,7 +77,25 @@ def output_indices(network: Network, class_names: Sequence[str], output_count: i
             output_of = {name: index for index, name in enumerate(names)}
             return np.array([output_of[name] for name in class_names], dtype=np.int64)
     if not vocabularies and output_count == len(class_names):
+        _warn_of_order(network, class_names)
         return np.arange(output_count, dtype=np.int64)
+    if not vocabularies and known_names is not None and output_count == len(known_names):
+        _warn_of_order(network, known_names)
+        position = {name: index for index, name in enumerate(known_names)}
+        return np.array([position[name] for name in class_names], dtype=np.int64)
+    if all(name.isdecimal() and str(int(name)) == name for name in class_names):
+        indices = np.array([int(name) for name in class_names], dtype=np.int64)
+        # Names 0, 1, 2, ... may be those of another set of classes altogether.
+        subset = len(indices) <= indices.max() < output_count
+        if subset:
+            first = f"output {indices[0]}" + (f", {own[indices[0]]!r}" if own else "")
+            warnings.warn(
+                f"the stimuli's class names are numbers, which are taken as indices of the outputs "
+                f"of network {network.name!r}, counted from 0: class {class_names[0]!r} is {first}",
+                UnitprobeWarning,
+                stacklevel=2,
+            )
+            return indices
     if vocabularies:
         times = Counter(vocabularies[0])
         lost = [name for name in class_names if times[name] != 1]
@@ -79,6 +109,28 @@ def output_indices(network: Network, class_names: Sequence[str], output_count: i
         f"network {network.name!r} has {output_count} outputs and {what}; give class_names=FILE "
         f"with the stimuli's name of each output, or a network of num_classes={len(class_names)}"
     )
+
+
+def _warn_of_order(network: Network, class_names: Sequence[str]) -> None:
+    """Warn where names hold numbers, so that text and numbers sort them differently."""
+    text = sorted(class_names)
+    numeric = sorted(class_names, key=_natural_key)
+    if text == numeric or list(class_names) not in (text, numeric):
+        return
+    used, other = ("text", numeric) if list(class_names) == text else ("numeric", text)
+    warnings.warn(
+        f"the outputs of network {network.name!r} have no names, so classes are taken in {used} "
+        f"order ({', '.join(class_names[:3])}, ...); if the network was trained on another order "
+        f"({', '.join(other[:3])}, ...), give it class_names",
+        UnitprobeWarning,
+        stacklevel=3,
+    )
+
+
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts the numbers in names by value."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _imagenet_vocabularies(module: nn.Module, output_count: int) -> list[list[str]]:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class ConvertMode:
-    """Convert a PIL image to grey (``"L"``) or colour (``"RGB"``); return other input as it is.
+    """Convert a PIL image or a tensor (channel, y, x) to grey (``"L"``) or colour (``"RGB"``).
 
     Examples
     --------
@@ -22,7 +24,35 @@ class ConvertMode:
 
     def __call__(self, image: Any) -> Any:
         """Return the image, converted to this mode."""
-        return image.convert(self.mode) if hasattr(image, "convert") else image
+        if hasattr(image, "convert"):
+            return image.convert(self.mode)
+        if not isinstance(image, torch.Tensor) or image.ndim != 3:
+            return image
+        if self.mode == "RGB" and image.shape[0] == 1:
+            return image.expand(3, -1, -1).contiguous()
+        if self.mode == "L" and image.shape[0] == 3:
+            weights = image.new_tensor([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow
+            return (weights[:, None, None] * image).sum(0, keepdim=True)
+        return image
+
+
+class ToTensor:
+    """Convert a PIL image to a float32 tensor in [0, 1]; return a tensor as it is.
+
+    Examples
+    --------
+    >>> ToTensor()(torch.ones(1, 2, 2)).sum()
+    tensor(4.)
+    """
+
+    def __call__(self, image: Any) -> Any:
+        """Return the tensor (channel, y, x)."""
+        from torchvision.transforms.functional import to_tensor
+
+        return image if isinstance(image, torch.Tensor) else to_tensor(image)
+
+    def __repr__(self) -> str:
+        return "ToTensor()"  # as torchvision's, because it is part of the key of a recording
 
 
 def plain_transform(channels: int | None = None) -> Callable[[Any], Any]:
@@ -42,7 +72,7 @@ def plain_transform(channels: int | None = None) -> Callable[[Any], Any]:
     """
     from torchvision import transforms
 
-    return transforms.Compose([*convert_mode(channels), transforms.ToTensor()])  # type: ignore[no-any-return,unused-ignore]
+    return transforms.Compose([*convert_mode(channels), ToTensor()])  # type: ignore[no-any-return,unused-ignore]
 
 
 def convert_mode(channels: int | None) -> list[ConvertMode]:

@@ -62,6 +62,7 @@ def describe_recording(
     provenance = {
         "network": network.name,
         "stimuli": stimuli.name,
+        "absent_classes": len(stimuli.absent_classes),
         "compute_dtype": autocast or _compute_dtype(network),
         "unitprobe_version": version("unitprobe"),
         "torch_version": str(torch.__version__),

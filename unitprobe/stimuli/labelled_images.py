@@ -1,114 +1,281 @@
-"""Labelled images as a torch data set."""
+"""Labelled stimuli as a torch data set."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import operator
+import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from unitprobe.errors import LabelError, StimuliError
-from unitprobe.stimuli.image_files import ImageFiles
+from unitprobe.errors import (
+    ImageError,
+    LabelError,
+    OptionError,
+    StimuliError,
+    UnitprobeError,
+    UnitprobeWarning,
+)
+from unitprobe.stimuli.datasets import dataset_items, find_refusal, is_dataset
+from unitprobe.stimuli.image_files import ImageFiles, check_scaled, files_of_paths, scaled_image
+from unitprobe.stimuli.labels import ClassNames, encode_labels
 from unitprobe.typing import IntArray
 
 #: Number of images that are hashed together.
 _HASHED = 256
 
 
-class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Labelled images with fixed ids, as a torch data set.
+class Stimuli(torch.utils.data.Dataset[tuple[Any, Any]]):
+    """Labelled stimuli with fixed ids, as a torch data set.
 
-    Images of bytes become PIL images and go through the transform. **Images of floats are inputs
-    ready for the network: they are returned as float32 tensors, without any transform**; `ready`
-    is then True and `transform` None.
+    Images of bytes become PIL images and go through the transform. **Floats are inputs ready for
+    the network: they are returned as float32 tensors, without any transform**; `ready` is then True
+    and `transform` None. Classes without stimuli are left out and listed in `absent_classes`.
 
     Parameters
     ----------
-    images : sequence
-        PIL images; or bytes of shape ``(n, y, x)``, ``(n, y, x, channel)`` or ``(n, channel, y,
-        x)`` with 1 or 3 channels (if both fit, the channel is last); or floats ``(n, channel, y,
-        x)``. An array, a tensor, or any sequence of such items.
-    labels : array of int, (n,)
-        Index of the class of each image. Every class has an image.
-    class_names : sequence of str, optional
-        Names of the classes, by default "0", "1", ...
+    images : sequence or data set
+        PIL images; paths of image files; bytes of shape ``(n, y, x)``, ``(n, y, x, channel)`` or
+        ``(n, channel, y, x)`` with 1 or 3 channels (if both fit, the channel is last); or floats
+        of any shape that the network takes: ``(n, feature)``, ``(n, channel, time)``, ``(n,
+        channel, y, x)``, ``(n, channel, time, y, x)``. An array, a tensor, a table of numbers, any
+        sequence of such items, or a data set of pairs, of which the first is the stimulus.
+    labels : array_like, (n,) or (n, class_name), optional
+        Class of each stimulus: integers of any range, whole floats, booleans, text or one-hot rows.
+        Rows with any number of ones are several labels for each stimulus (`multi_label`). May be
+        left out for a data set, which holds them.
+    class_names : sequence of str, path or Network, optional
+        Names of the classes, a text file with one on each line, or a network that has them.
+        Integer labels are positions in them; text labels are among them. By default the labels
+        themselves, sorted by value where all are numbers.
     ids : sequence of str, (n,), optional
-        Names of the images, all different, by default "00000", "00001", ...
+        Names of the stimuli, all different, by default "00000", "00001", ..., or the paths.
     transform : callable, optional
-        Preprocessing of one PIL image.
+        Preprocessing of one PIL image. It takes precedence over that of a network.
     name : str
         Name of the set.
+    scale : float, optional
+        The value of white in images of 16 bits or of floats. Such an image is divided by it, and
+        the transform gets a float32 tensor ``(channel, y, x)`` in [0, 1].
 
     Attributes
     ----------
     labels : ndarray of int64, (n,)
+        Position of the class in `class_names`. Reading it raises an error if `multi_label`.
     class_names : list of str
+        Names of the classes that have stimuli.
+    known_class_names : list of str
+        Names of all classes, also of those without stimuli.
+    absent_classes : list of str
+        Names of the classes without stimuli.
+    indicators : ndarray of bool, (n, class_name), or None
+        Which labels each stimulus has, if `multi_label`.
     ids : ndarray of str, (n,)
     transform : callable or None
     name : str
     ready : bool
-        Whether the images are network inputs, which have no transform.
+        Whether the stimuli are network inputs, which have no transform.
 
     Raises
     ------
     StimuliError
-        There are no images, or they have a wrong shape, type or number, NaN pixels or repeated ids.
+        There are no images, or they have a wrong shape, type or number, NaN pixels or repeated
+        ids; or they come in a stream, which cannot be indexed.
     LabelError
-        The labels are not integers from 0, have a wrong number, or leave a class without images.
+        The labels are missing, of a wrong type or number, or all of one class.
 
     Examples
     --------
     >>> images = np.zeros((4, 8, 8), dtype=np.uint8)
-    >>> stimuli = Stimuli(images, labels=[0, 0, 1, 1], class_names=["ant", "bee"])
+    >>> stimuli = Stimuli(images, labels=["ant", "ant", "bee", "bee"])
     >>> image, label = stimuli[3]
     >>> image.size, stimuli.class_names[label], str(stimuli.ids[3])
     ((8, 8), 'bee', '00003')
+    >>> Stimuli(images, labels=[3, 17, 3, 3], class_names=[f"c{i}" for i in range(1000)])
+    Stimuli('stimuli': 4 stimuli, 2 classes; 998 classes without stimuli)
     """
 
     def __init__(
         self,
         images: Any,
-        labels: npt.ArrayLike,
-        class_names: Sequence[str] | None = None,
+        labels: npt.ArrayLike | None = None,
+        class_names: ClassNames | None = None,
         ids: Sequence[str] | npt.NDArray[np.str_] | None = None,
         transform: Callable[[Any], Any] | None = None,
         name: str = "stimuli",
+        *,
+        scale: float | None = None,
     ) -> None:
+        refusal = find_refusal(images)
+        if refusal:
+            raise StimuliError(f"stimuli {name!r}: {refusal}")
+        if is_dataset(images):
+            items = dataset_items(images, labels, class_names, name)
+            images, labels, class_names = items.inputs, items.labels, items.class_names
+            ids = items.ids if ids is None else ids
         if isinstance(images, torch.Tensor):
             images = images.detach().cpu()
             images = (images.float() if images.is_floating_point() else images).numpy()
+        if hasattr(images, "to_numpy"):  # a table of numbers
+            images = images.to_numpy()
         if len(images) == 0:
             raise StimuliError(f"stimuli {name!r} hold no images")
-        if isinstance(images, np.ndarray):
-            _check_pixels(images, name)
+        if scale is not None:
+            scale = _check_scale(scale)
+        if not isinstance(images, ImageFiles) and isinstance(images[0], (str, os.PathLike)):
+            images, paths = files_of_paths(images, name)
+            ids = paths if ids is None else ids
+        if isinstance(images, ImageFiles):
+            images.scale = scale
+        elif isinstance(images, np.ndarray):
+            _check_pixels(images, name, scale)
         self._images = images
+        self._scale = scale
         self._indices = np.arange(len(images))
         # A list of tensors or arrays shows its type only in its items.
-        typed = images if hasattr(images, "dtype") else images[0]
-        self.ready = "float" in str(getattr(typed, "dtype", ""))
-        self.labels = _check_labels(labels, len(images), name)
-        self.class_names = _check_class_names(class_names, self.labels, name)
+        files = isinstance(images, ImageFiles)
+        typed = images if files or hasattr(images, "dtype") else images[0]
+        self.ready = scale is None and "float" in str(getattr(typed, "dtype", ""))
+        encoded = encode_labels(labels, len(images), name, class_names)
+        self._labels, self.indicators = encoded.index, encoded.indicators
+        self.class_names, self.known_class_names = encoded.class_names, encoded.known_names
         self.ids = _check_ids(ids, len(images), name)
-        self.transform = None if self.ready else transform
+        self.transform: Callable[[Any], Any] | None = None
         self.name = name
+        self._set_transform(transform)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        labels: npt.ArrayLike | None = None,
+        *,
+        class_names: ClassNames | None = None,
+        ids: Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        name: str | None = None,
+        scale: float | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> Stimuli:
+        """Return the stimuli of a data set, which stays where it is and is read item by item.
+
+        Parameters
+        ----------
+        dataset : object
+            A torch `Dataset` of pairs (image, label) or of dictionaries, such as those of
+            torchvision, `TensorDataset` and `Subset`; a `DataLoader`, of which the data set is
+            used; a `datasets.Dataset` of Hugging Face; a list of pairs; or a tuple (images,
+            labels). A data set whose `targets` are known is not read for its labels.
+        labels : array_like, optional
+            Labels instead of those in the data set.
+        class_names, ids, transform, scale
+            As for `Stimuli`; names are by default the `classes` of the data set.
+        name : str, optional
+            Name of the set, by default that of its type.
+        limit, seed
+            As for `load_stimuli`.
+
+        Raises
+        ------
+        StimuliError
+            The data set is a stream, gives something else each time, or holds no pairs.
+        LabelError
+            As for `Stimuli`.
+
+        Examples
+        --------
+        >>> pairs = torch.utils.data.TensorDataset(torch.zeros(4, 6), torch.tensor([5, 5, 7, 7]))
+        >>> Stimuli.from_dataset(pairs).class_names
+        ['5', '7']
+        """
+        called = name or type(dataset).__name__
+        refusal = find_refusal(dataset)
+        if refusal:
+            raise StimuliError(f"stimuli {called!r}: {refusal}")
+        if isinstance(dataset, tuple) and len(dataset) == 2 and not hasattr(dataset, "_fields"):
+            images, own = dataset
+            labels = own if labels is None else labels
+        else:
+            images = list(dataset) if isinstance(dataset, tuple) else dataset
+        if not is_dataset(images) and labels is None:
+            items = dataset_items(images, None, class_names, called)
+            images, labels, class_names = items.inputs, items.labels, items.class_names
+        stimuli = cls(images, labels, class_names, ids, transform, called, scale=scale)
+        return stimuli if limit is None else stimuli.balanced_subset(limit, seed=seed)
+
+    @property
+    def labels(self) -> IntArray:
+        """Position of each stimulus's class in `class_names`, (n,).
+
+        Raises
+        ------
+        LabelError
+            Each stimulus may have several labels.
+        """
+        if self._labels is None:
+            raise LabelError(
+                f"stimuli {self.name!r} have several labels for each stimulus (multi-label), and "
+                "one class for each is needed here; give a column of `indicators` as labels"
+            )
+        return self._labels
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each stimulus may have any number of labels."""
+        return self._labels is None
+
+    @property
+    def absent_classes(self) -> list[str]:
+        """Names of the classes without stimuli."""
+        present = set(self.class_names)
+        return [name for name in self.known_class_names if name not in present]
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = _as_image(self._images[int(self._indices[index])])
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image = self._read(int(self._indices[index]), index)
         if self.transform is not None:
-            image = self.transform(image)
-        return image, int(self.labels[index])
+            try:
+                image = self.transform(image)
+            except Exception as error:  # it is the user's, and may raise anything
+                given = _describe_input(image)
+                raise StimuliError(
+                    f"stimulus {str(self.ids[index])!r}, {given}: the transform "
+                    f"{_describe(self.transform)} raised {_one_line(error)}"
+                ) from error
+        if self._labels is None:
+            assert self.indicators is not None
+            return image, self.indicators[index]
+        return image, int(self._labels[index])
+
+    def _read(self, number: int, index: int) -> Any:
+        try:
+            source = self._images[number]
+            return _as_input(source, self._scale)
+        except ImageError:
+            raise
+        except UnitprobeError as error:
+            raise type(error)(f"stimulus {str(self.ids[index])!r}: {error}") from error
+        except Exception as error:  # a data set may raise anything
+            raise StimuliError(
+                f"stimulus {str(self.ids[index])!r} cannot be read: {type(self._images).__name__} "
+                f"raised {_one_line(error)}"
+            ) from error
 
     def ready_images(self, indices: npt.ArrayLike, *, pinned: bool = False) -> torch.Tensor | None:
-        """Return a copy of network inputs, (stimulus, channel, y, x).
+        """Return a copy of network inputs, (stimulus, ...).
 
         None if they are not `ready` in one array in memory, so that each has to be read by itself.
         With `pinned` the copy is in pinned memory.
@@ -130,7 +297,10 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         return images
 
     def __repr__(self) -> str:
-        return f"Stimuli({self.name!r}: {len(self)} images, {len(self.class_names)} classes)"
+        kind = "labels (multi-label)" if self.multi_label else "classes"
+        absent = len(self.absent_classes)
+        rest = f"; {absent} classes without stimuli" if absent else ""
+        return f"Stimuli({self.name!r}: {len(self)} stimuli, {len(self.class_names)} {kind}{rest})"
 
     @property
     def fingerprint(self) -> str:
@@ -140,7 +310,11 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         at each access.
         """
         digest = hashlib.sha256()
-        digest.update(repr([self.class_names, self.ids.tolist(), self.labels.tolist()]).encode())
+        labels = self.indicators if self._labels is None else self._labels
+        assert labels is not None
+        digest.update(repr([self.class_names, self.ids.tolist(), labels.tolist()]).encode())
+        if self._scale is not None:
+            digest.update(f" scale {float(self._scale)}".encode())
         blocks = [self._indices[i : i + _HASHED] for i in range(0, len(self), _HASHED)]
         # All cores hash an array, or files; another sequence may not support several readers.
         threads = None if isinstance(self._images, np.ndarray | ImageFiles) else 1
@@ -161,12 +335,29 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
             if isinstance(self._images, ImageFiles):
                 kinds.update(self._images.describe(index).encode())
                 continue
-            source = self._images[index]
-            source = source if isinstance(source, np.ndarray) else _as_image(source)
+            source = self._read_source(index)
             image = np.ascontiguousarray(source)
             kinds.update(f"{getattr(source, 'mode', '')} {image.dtype} {image.shape}".encode())
             pixels.update(image.data)
         return kinds.digest() + pixels.digest()
+
+    def _read_source(self, number: int) -> Any:
+        source = self._images[number]
+        if isinstance(source, np.ndarray):
+            return source
+        return np.asarray(source) if self._scale is not None else _as_input(source, None)
+
+    def _set_transform(self, transform: Callable[[Any], Any] | None) -> None:
+        if transform is not None and not callable(transform):
+            raise OptionError(f"transform={transform!r} cannot be called; give a function")
+        if self.ready and transform is not None:
+            warnings.warn(
+                f"stimuli {self.name!r} are floats, which are network inputs: the transform "
+                f"{_describe(transform)} has no effect; give bytes, or scale=, for images",
+                UnitprobeWarning,
+                stacklevel=3,
+            )
+        self.transform = None if self.ready else transform
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Stimuli:
         """Return the same stimuli, with the same images in memory and another transform.
@@ -174,8 +365,45 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
         Stimuli that are `ready` never have one.
         """
         other = copy.copy(self)
-        other.transform = None if self.ready else transform
+        other._set_transform(transform)
         return other
+
+    def balanced_subset(self, limit: int, *, seed: int = 0) -> Stimuli:
+        """Return so many of the stimuli, as evenly over the classes as possible, in their order.
+
+        Raises
+        ------
+        StimuliError
+            `limit` is not an integer, or is less than the number of classes.
+        LabelError
+            Each stimulus may have several labels.
+
+        Examples
+        --------
+        >>> stimuli = Stimuli(np.zeros((4, 8, 8), dtype=np.uint8), labels=[0, 0, 0, 1])
+        >>> stimuli.balanced_subset(2).labels
+        array([0, 1])
+        """
+        try:
+            limit = operator.index(limit)
+        except TypeError:
+            raise StimuliError(f"limit is {limit!r}; give a number of images") from None
+        if seed < 0:
+            raise OptionError(f"seed={seed} is negative; give 0 or more")
+        classes = len(self.class_names)
+        if limit < classes:
+            raise StimuliError(
+                f"limit={limit} is less than one image for each of the {classes} classes of "
+                f"{self.name!r}; use a limit of {classes} or more"
+            )
+        # The rank of each stimulus in its shuffled class; the lowest ranks are an even choice.
+        labels = self.labels
+        rng = np.random.default_rng(seed)
+        rank = np.empty(len(self), dtype=np.int64)
+        for label in range(classes):
+            members = np.flatnonzero(labels == label)
+            rank[rng.permutation(members)] = np.arange(len(members))
+        return self.select(np.sort(np.lexsort((labels, rank))[:limit]))
 
     def select(self, indices: npt.ArrayLike) -> Stimuli:
         """Return some of the stimuli, with the same images in memory and all class names.
@@ -213,10 +441,38 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, int]]):
             twice = Counter(chosen.tolist()).most_common(1)[0][0]
             raise StimuliError(f"stimuli {self.name!r}: index {twice} is selected more than once")
         other = copy.copy(self)
-        other._indices, other.labels, other.ids = (
-            values[chosen] for values in (self._indices, self.labels, self.ids)
-        )
+        other._indices, other.ids = self._indices[chosen], self.ids[chosen]
+        other._labels = None if self._labels is None else self._labels[chosen]
+        other.indicators = None if self.indicators is None else self.indicators[chosen]
         return other
+
+
+def _describe(transform: object) -> str:
+    """Return the name of a transform, with the names of its steps."""
+    steps = getattr(transform, "transforms", None)
+    names = ", ".join(_describe(step) for step in steps) if isinstance(steps, list) else ""
+    own = getattr(transform, "__qualname__", type(transform).__name__)
+    return f"{own}({names})" if names else own
+
+
+def _describe_input(image: Any) -> str:
+    if isinstance(image, torch.Tensor):
+        return f"a tensor of shape {tuple(image.shape)}"
+    mode = getattr(image, "mode", None)
+    return f"an image of mode {mode} and size {image.size}" if mode else type(image).__name__
+
+
+def _one_line(error: BaseException) -> str:
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _check_scale(scale: Any) -> float:
+    if isinstance(scale, (bool, str)) or not isinstance(scale, (Real, np.generic)):
+        raise OptionError(f"scale={scale!r} is not a number; 65535 is white in 16 bits")
+    if not 0 < float(scale) < np.inf:
+        raise OptionError(f"scale={scale!r} is not positive; 65535 is white in 16 bits")
+    return float(scale)
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
@@ -224,75 +480,37 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
     return next((axis for axis in (-1, 0) if shape[axis] in (1, 3)), None)
 
 
-def _check_pixels(images: npt.NDArray[Any], name: str) -> None:
+def _check_pixels(images: npt.NDArray[Any], name: str, scale: float | None) -> None:
     shape, dtype = images.shape, images.dtype
-    if dtype == np.uint8:
-        if len(shape) != 3 and (len(shape) != 4 or _channel_axis(shape[1:]) is None):
-            raise StimuliError(
-                f"stimuli {name!r}: images of bytes have shape {shape}; (n, y, x), (n, y, x, "
-                f"channel) or (n, channel, y, x) with 1 or 3 channels is needed"
-            )
-    elif dtype.kind != "f":
+    if scale is None and dtype != np.uint8 and dtype.kind != "f":
         raise StimuliError(
             f"stimuli {name!r}: images have type {dtype}; uint8 pixels or float network inputs "
-            f"are needed"
+            f"are needed, or scale= with the value of white, such as 65535"
         )
-    elif len(shape) != 4:
+    if dtype == np.uint8 or scale is not None:
+        if len(shape) != 3 and (len(shape) != 4 or _channel_axis(shape[1:]) is None):
+            raise StimuliError(
+                f"stimuli {name!r}: images of bytes or with a scale have shape {shape}; (n, y, x), "
+                f"(n, y, x, channel) or (n, channel, y, x) with 1 or 3 channels is needed"
+            )
+    elif len(shape) < 2:
         raise StimuliError(
-            f"stimuli {name!r}: float images have shape {shape}; (n, channel, y, x) is needed"
+            f"stimuli {name!r}: float inputs have shape {shape}; (n, feature), (n, channel, time), "
+            f"(n, channel, y, x) or another shape with two or more axes is needed"
         )
     if 0 in shape:
         raise StimuliError(f"stimuli {name!r}: images have shape {shape}, which holds no pixels")
     if dtype.kind == "f":
         # The extremes show NaN and infinity without a copy of the images.
-        axes = (1, 2, 3)
+        axes = tuple(range(1, len(shape)))
         bad = ~np.isfinite(images.min(axis=axes)) | ~np.isfinite(images.max(axis=axes))
         if bad.any():
             raise StimuliError(
-                f"stimuli {name!r}: {bad.sum()} of {len(images)} images hold NaN or infinite "
-                f"pixels, the first is image {bad.argmax()}"
+                f"stimuli {name!r}: {bad.sum()} of {len(images)} stimuli hold NaN or infinite "
+                f"values, the first is stimulus {bad.argmax()}"
             )
-
-
-def _check_labels(labels: npt.ArrayLike, count: int, name: str) -> IntArray:
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        raise LabelError(f"stimuli {name!r}: labels have type {array.dtype}; integers are needed")
-    if array.shape != (count,):
-        raise LabelError(
-            f"stimuli {name!r}: labels have shape {array.shape}; one for each of the {count} "
-            f"images is needed"
-        )
-    if array.min() < 0:
-        raise LabelError(
-            f"stimuli {name!r}: label {array.min()} of image {array.argmin()} is negative; classes "
-            f"count from 0"
-        )
-    return array.astype(np.int64)
-
-
-def _check_class_names(class_names: Sequence[str] | None, labels: IntArray, name: str) -> list[str]:
-    present = np.unique(labels)
-    count = int(present[-1]) + 1 if class_names is None else len(class_names)
-    if present[-1] >= count:
-        raise LabelError(f"stimuli {name!r}: label {present[-1]} has no name among {count} classes")
-    if len(present) < count:
-        # Classes count from 0, so the first gap is where the two sequences differ.
-        gap = next((i for i, label in enumerate(present) if i != label), len(present))
-        called = "" if class_names is None else f" ({class_names[gap]!r})"
-        raise LabelError(
-            f"stimuli {name!r}: {count - len(present)} of {count} classes have no image, the first "
-            f"is class {gap}{called}"
-        )
-    names = [str(each) for each in (range(count) if class_names is None else class_names)]
-    if len(set(names)) != len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise LabelError(f"stimuli {name!r}: more than one class is named {twice!r}")
-    if len(names) < 2:
-        raise LabelError(
-            f"stimuli {name!r} have only one class, {names[0]!r}; two or more are needed"
-        )
-    return names
+    if scale is not None:
+        check_scaled(images, scale, f"stimuli {name!r}")
 
 
 def _check_ids(
@@ -316,22 +534,28 @@ def _take(images: npt.NDArray[Any], indices: npt.NDArray[np.intp]) -> npt.NDArra
     )
 
 
-def _as_image(source: Any) -> Any:
-    """Convert floats to a float32 tensor and bytes to a PIL image."""
+def _as_input(source: Any, scale: float | None) -> Any:
+    """Convert floats to a float32 tensor, bytes to a PIL image and the others with their scale."""
     dtype = str(getattr(source, "dtype", ""))
-    if "float" in dtype:
-        return torch.as_tensor(source).detach().to(torch.float32, copy=True)
     if not dtype:
         return source
+    if scale is None and "float" in dtype:
+        values = source if isinstance(source, torch.Tensor) else np.asarray(source)
+        return torch.as_tensor(values).detach().to(torch.float32, copy=True)
     from PIL import Image
 
     pixels = np.asarray(source)
-    if pixels.dtype != np.uint8:
-        raise StimuliError(f"an image has type {pixels.dtype}; uint8 or float is needed")
+    if scale is None and pixels.dtype != np.uint8:
+        raise StimuliError(
+            f"an image has type {pixels.dtype}; uint8 or float is needed, or scale= with the value "
+            "of white"
+        )
     if pixels.ndim == 3:
         axis = _channel_axis(pixels.shape)
         if axis is None:
             raise StimuliError(f"an image has shape {pixels.shape}; 1 or 3 channels are needed")
         pixels = np.moveaxis(pixels, axis, -1)
-        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 and scale is None else pixels
+    if scale is not None:
+        return scaled_image(pixels, scale)
     return Image.fromarray(np.ascontiguousarray(pixels))
