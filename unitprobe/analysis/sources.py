@@ -211,8 +211,14 @@ def run_network(
         run = OnePass(probe, images, batch_size=batch_size, workers=workers, most_bytes=most)
         refusing = request.refusing(len(images))
         if refusing:
-            for layer, responses in probe(run.example).items():
-                refuse_negative(layer, refusing, responses.cpu().numpy())
+            # In a probe of its own, whose warnings the pass repeats: the other one counts the
+            # stimuli that reach each layer.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnitprobeWarning)
+                with Probe(network, layers, pool, rectify=rectify) as first:
+                    responses = first(run.example)
+            for layer, values in responses.items():
+                refuse_negative(layer, refusing, values.cpu().numpy())
         keep = _keep_responses if run.nbytes <= most else _keep_sums
         kept = keep(run, images, request, memory=memory, progress=progress)
         attributes: dict[str, Any] = {
