@@ -250,6 +250,7 @@ import os, sys, networks
 from conftest import make_stimuli
 import unitprobe as up
 network, stimuli = networks.build_tiny(), make_stimuli(60)
+record = up.record  # loaded before the libraries can no longer be read
 os.chdir(sys.argv[1])
 os.mkdir("folder")
 os.chmod(".", 0o755)  # whoever is in it may stay, even where the folders above are closed
@@ -257,7 +258,7 @@ os.chmod("folder", 0o555)
 if os.getuid() == 0:
     os.setuid(65534)  # nothing is unwritable for root
 try:
-    up.record(network, stimuli, "folder/s.h5")
+    record(network, stimuli, "folder/s.h5")
 except up.errors.StorageError as error:
     print(error)
 """
@@ -286,7 +287,10 @@ def die(*_):
 if sys.argv[2] == "die":
     network.register_forward_pre_hook(die)
 tree = up.record(network, make_stimuli(1000), sys.argv[1], batch_size=16, shard_stimuli=64)
-print("opened", len(tree["stimulus"]), float(tree["relu"]["response"].sum()), flush=True)
+total = float(tree["relu"]["response"].sum())
+# One call: the pieces of a print mix with those of other processes.
+sys.stdout.write(f"opened {len(tree['stimulus'])} {total}\\n")
+sys.stdout.flush()
 dist.destroy_process_group()
 """
 
