@@ -53,7 +53,7 @@ def prepare(
     if stimuli.transform is None and not stimuli.ready:
         channels = network.input_size[0] if network.input_size else None
         own = network.transform
-        if own is None and not isinstance(stimuli._images, np.ndarray):
+        if own is None and not stimuli.in_array:
             own = timm_transform(network.module)
         stimuli = stimuli.with_transform(own or plain_transform(channels))
     elif network.transform is not None and stimuli.transform is not None:
@@ -177,7 +177,7 @@ def _started(loader: DataLoader[Any], workers: int) -> Iterator[tuple[Tensor, Te
         # Before a process starts, which would print a traceback of its own.
         try:
             pickle.dump(loader.dataset, _Discarding())
-        except Exception as error:  # what pickles itself may raise anything
+        except Exception as error:  # an object's own way to pickle may raise any error
             problem = " ".join(str(error).split())[:200]
             raise OptionError(
                 f"workers={workers}: the stimuli or their transform cannot be sent to another "

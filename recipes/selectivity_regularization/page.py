@@ -334,11 +334,14 @@ def _controls(controls: xr.Dataset) -> str:
             "### Rotation",
             "Means over layers, then networks [95% t interval over networks]. CKA and PWCCA to the "
             f"plain network of the same seed, on {controls.attrs['stimuli']:,} test images. "
-            f"{baseline} Best rotation: the most SI beyond its noise floor (rectified directions, "
-            "dead ones counted as 0) that gradient ascent over rotations of a layer found on half "
-            "of these images, on the other half; a search may miss the best, so the true upper "
-            "bound may be higher. At the axes: the units themselves, likewise. Noise floors: "
-            "labels shuffled; a direction that responds to few images has a higher one.",
+            f"{baseline} "
+            "Best rotation: gradient ascent over rotations of a layer looked for the most "
+            "SI beyond its noise floor. It searched on half of these images, and the "
+            "table shows the value on the other half. Directions are rectified, and dead "
+            "ones count as 0. A search may miss the best rotation, so the true upper "
+            "bound may be higher. At the axes: the same for the units themselves. Noise "
+            "floors come from shuffled labels; a direction that responds to few images "
+            "has a higher one.",
             markdown_table(
                 [
                     "alpha",

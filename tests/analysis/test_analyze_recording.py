@@ -468,3 +468,19 @@ def test_every_variable_says_what_it_is(tree):
             assert variable.attrs["long_name"], name
             assert variable.attrs["units"], name
     assert found["relu"]["class_selectivity"].attrs["valid_range"] == [0, 1]
+
+
+def test_tidy_has_one_row_for_each_unit_and_statistic_with_its_null_and_interval_beside(tree):
+    names = ["class_selectivity", "gini"]
+    analysis = up.analyze(tree, metrics=names, n_permutations=10, n_bootstrap=10)
+    table = up.tidy(analysis).set_index(["layer", "statistic", "unit"])
+    units = sum(node.sizes["unit"] for node in analysis.children.values())
+    counts = table.groupby("statistic").size()
+    assert {name: counts[name] for name in names} == dict.fromkeys(names, units)
+    assert not table.index.get_level_values("statistic").str.endswith(("_p", "_low")).any()
+    for layer, node in analysis.children.items():
+        rows = table.loc[layer, "class_selectivity"]
+        np.testing.assert_array_equal(rows["value"], node["class_selectivity"])
+        for ending in ("null_mean", "z", "p", "q", "corrected", "low", "high"):
+            np.testing.assert_array_equal(rows[ending], node[f"class_selectivity_{ending}"])
+        assert table.loc[layer, "gini"]["p"].isna().all()

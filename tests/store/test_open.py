@@ -129,3 +129,14 @@ def test_a_store_that_another_program_writes_to_is_not_called_damaged(store, tmp
         with pytest.raises(StorageError, match=r"held\.h5 is open in another program"):
             up.open_store(copy)
     up.open_store(copy)
+
+
+def test_xarray_opens_it_with_the_engine_of_this_name(store):
+    with xr.open_datatree(store, engine="unitprobe") as opened:
+        xr.testing.assert_identical(opened.load(), up.open_store(store).load())
+
+
+def test_the_engine_refuses_what_is_not_a_recording(store, tmp_path):
+    up.save_tree(up.analyze(store, metrics=["gini"]), tmp_path / "a.h5")
+    with pytest.raises(StoreError, match=r"holds: analysis; open it with engine='h5netcdf'"):
+        xr.open_datatree(tmp_path / "a.h5", engine="unitprobe")

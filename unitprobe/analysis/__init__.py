@@ -3,6 +3,7 @@
 from unitprobe.analysis.baseline import compare
 from unitprobe.analysis.driver import analyze
 from unitprobe.analysis.result_tables import (
+    SELECTIVE_Q,
     add_false_discovery_rates,
     layer_table,
     open_result,
@@ -14,6 +15,7 @@ from unitprobe.analysis.result_tables import (
 from unitprobe.analysis.sources import read_responses
 
 __all__ = [
+    "SELECTIVE_Q",
     "add_false_discovery_rates",
     "analyze",
     "compare",

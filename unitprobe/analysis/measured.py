@@ -14,7 +14,7 @@ from unitprobe import metrics as m
 from unitprobe.errors import ResponseError
 from unitprobe.metrics._arrays import safely_scaled
 from unitprobe.metrics._ranks import rank_responses, ranking_measures
-from unitprobe.metrics.registry import MEASURES
+from unitprobe.metrics.registry import INTERVAL_ENDINGS, MEASURES, NULL_ENDINGS, measure_of
 from unitprobe.typing import Array, FloatArray, IntArray
 
 # The dimensions of a variable, by kind of measure.
@@ -25,11 +25,6 @@ _DIMS = {
     "stimulus": ("stimulus",),
     "layer": (),
 }
-
-
-_NULL_ENDINGS = ("_null_mean", "_z", "_p", "_corrected")
-_INTERVAL_ENDINGS = ("_low", "_high")
-_ENDINGS = (*_NULL_ENDINGS, *_INTERVAL_ENDINGS, "_class", "_share", "_threshold")
 
 
 class MeasuredLayer(ABC):
@@ -137,15 +132,15 @@ def measure_layer(
     dataset.attrs.update(signed=signed, negative_responses=negative)
     if left_out:
         unknown = ("unit", np.full(len(layer.units), np.nan))
-        endings = [(name, end) for name in nulls for end in _NULL_ENDINGS]
-        endings += [(name, end) for name in intervals for end in _INTERVAL_ENDINGS]
+        endings = [(name, end) for name in nulls for end in NULL_ENDINGS]
+        endings += [(name, end) for name in intervals for end in INTERVAL_ENDINGS]
         for name, ending in endings:
             if name in left_out:
                 dataset[f"{name}{ending}"] = unknown
         size = len(layer.reached) * len(layer.units)
         reason = f"{negative} of {size} responses are negative; this measure assumes none"
         for key, variable in dataset.items():
-            if any(str(key) in (stem, *(stem + end for end in _ENDINGS)) for stem in left_out):
+            if measure_of(str(key)) in left_out:
                 variable.attrs["not_computed"] = reason
         dataset.attrs["not_computed"] = ", ".join(left_out)
     return dataset.assign_coords(unit=layer.units)

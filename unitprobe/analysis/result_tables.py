@@ -13,7 +13,13 @@ import xarray as xr
 
 from unitprobe import inference
 from unitprobe.errors import StoreError, UnitprobeWarning
-from unitprobe.metrics.registry import MEASURES, measures, variable_attributes
+from unitprobe.metrics.registry import (
+    INTERVAL_ENDINGS,
+    MEASURES,
+    NULL_ENDINGS,
+    measures,
+    variable_attributes,
+)
 from unitprobe.store import content_of, open_store
 
 
@@ -61,8 +67,9 @@ def unit_table(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-#: The endings of what belongs to a measure: its null, its tests and its interval.
-_ENDINGS = ("null_mean", "null_std", "z", "p", "q", "corrected", "low", "high")
+#: A unit is selective if the q of its class selectivity is below this.
+SELECTIVE_Q = 0.05
+_BESIDE = (*NULL_ENDINGS, "_q", *INTERVAL_ENDINGS)
 
 
 def tidy(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
@@ -111,11 +118,9 @@ def tidy(tree: xr.DataTree | str | os.PathLike[str]) -> pd.DataFrame:
         dataset = node.to_dataset(inherit=False)
         columns = [str(name) for name, found in dataset.items() if found.dims == ("unit",)]
         for name in columns:
-            if any(
-                name.endswith(f"_{end}") and name[: -len(end) - 1] in columns for end in _ENDINGS
-            ):
+            if any(name.endswith(end) and name.removesuffix(end) in columns for end in _BESIDE):
                 continue
-            beside = {end: f"{name}_{end}" for end in _ENDINGS if f"{name}_{end}" in columns}
+            beside = {end[1:]: name + end for end in _BESIDE if name + end in columns}
             table = {"layer": layer, "unit": dataset["unit"], "statistic": name}
             table["value"] = dataset[name].astype(np.float64)
             tables.append(
@@ -205,13 +210,13 @@ def warn_if_negative(nodes: Mapping[str, xr.Dataset], names: Sequence[str]) -> N
 
 
 def selective_share(node: xr.Dataset | xr.DataTree) -> float:
-    """Return the share of the units of a layer whose class selectivity has a q below 0.05.
+    """Return the share of the units of a layer whose class selectivity has a q below `SELECTIVE_Q`.
 
     NaN if it was not computed because responses are negative.
     """
     if "class_selectivity" in str(node.attrs.get("not_computed", "")).split(", "):
         return float("nan")
-    return float((node["class_selectivity_q"] < 0.05).mean())
+    return float((node["class_selectivity_q"] < SELECTIVE_Q).mean())
 
 
 def add_false_discovery_rates(nodes: Mapping[str, xr.Dataset]) -> None:

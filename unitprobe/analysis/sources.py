@@ -54,12 +54,12 @@ class Request:
 
     @property
     def leaves_out_negative(self) -> bool:
-        """Whether measures that assume non-negative responses are left out of a layer without."""
+        """Whether negative responses make the measures that assume non-negative input NaN."""
         return self.signed == "auto" and self.metrics is None
 
     @property
     def policy(self) -> m.SignPolicy:
-        """How the responses that such a measure gets are treated."""
+        """How a measure that assumes non-negative input treats negative responses."""
         if self.signed != "auto":
             return self.signed
         return "allow" if self.leaves_out_negative else "refuse"
@@ -139,11 +139,6 @@ def open_recording(tree: xr.DataTree, request: Request) -> Source:
     ids, classes = stimuli["stimulus"].to_numpy(), stimuli.sizes["class_name"]
     check_classes(labels)
     reached = {layer: _reached(tree, layer) for layer in layers}
-    refusing = request.refusing(len(labels))
-    if refusing:
-        for layer in layers:
-            responses = read_responses(tree, layer)
-            refuse_negative(layer, refusing, responses)
 
     def open_layer(layer: str) -> MeasuredLayer:
         here = reached[layer]

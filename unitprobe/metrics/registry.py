@@ -340,6 +340,21 @@ _ENDINGS: Mapping[str, tuple[str, bool, tuple[float, float] | None]] = {
     "_class": ("{}, index of the class that has it, -1 if none stands out", False, _ANY),
     "_share": ("{}, divided by min(stimuli, units)", False, (0, 1)),
 }
+#: Endings of the variables of a null and of an interval. `_q` follows from all layers together.
+NULL_ENDINGS = ("_null_mean", "_z", "_p", "_corrected")
+INTERVAL_ENDINGS = ("_low", "_high")
+
+
+def measure_of(variable: str) -> str | None:
+    """Return the measure that a variable of an analysis belongs to, None for any other variable.
+
+    Examples
+    --------
+    >>> measure_of("roc_auc_p"), measure_of("roc_auc"), measure_of("label")
+    ('roc_auc', 'roc_auc', None)
+    """
+    stems = [variable.removesuffix(ending) for ending in ("", *_ENDINGS, "_threshold")]
+    return next((stem for stem in stems if stem in MEASURES), None)
 
 
 def variable_attributes(name: str, *, bounded: bool = True) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from unitprobe.analysis import selective_share
+from unitprobe.analysis import SELECTIVE_Q, selective_share
 from unitprobe.plots import has, layer_values, printable, rank_correlation, unit_counts, unit_values
 from unitprobe.report.columns import percent
 
 #: The false discovery rate below which a unit is called selective.
-LEVEL = 0.05
 
 
 def describe(analysis: xr.DataTree, ablation: xr.DataTree | None, units: pd.DataFrame) -> list[str]:
@@ -45,7 +44,7 @@ def within_layer_correlation(units: pd.DataFrame, drop: str) -> float:
 def selective_count(analysis: xr.DataTree) -> int:
     """Return the number of units with q < 0.05."""
     nodes = analysis.children.values()
-    return sum(int((node["class_selectivity_q"] < LEVEL).sum()) for node in nodes)
+    return sum(int((node["class_selectivity_q"] < SELECTIVE_Q).sum()) for node in nodes)
 
 
 def dead_count(analysis: xr.DataTree) -> int:
@@ -75,7 +74,7 @@ def _selectivity(analysis: xr.DataTree) -> str:
     total = sum(analysis.children[layer].sizes["unit"] for layer in shares)
     text += (
         f" {count:,} of {total:,} units ({percent(count / total)}) are more selective than chance "
-        f"(q < {LEVEL})"
+        f"(q < {SELECTIVE_Q})"
     )
     if not count:
         return f"{text}. {_least_share(int(analysis.attrs['n_permutations']))}"
@@ -92,11 +91,12 @@ def _selectivity(analysis: xr.DataTree) -> str:
 def _least_share(permutations: int) -> str:
     """Return what so many permutations can show: no p is below 1 / (permutations + 1)."""
     smallest = 1 / (permutations + 1)
-    if smallest >= LEVEL:
+    if smallest >= SELECTIVE_Q:
         return f"With {permutations} permutations no unit can be: analyze with n_permutations=1000."
     return (
         f"With {permutations:,} permutations no p is below {smallest:.2g}: the test finds "
-        f"selective units only if they are more than {percent(smallest / LEVEL)} of all units."
+        f"selective units only if they are more than {percent(smallest / SELECTIVE_Q)} of all "
+        "units."
     )
 
 
@@ -243,10 +243,10 @@ def _sign_limits(analysis: xr.DataTree) -> list[str]:
     names = ", ".join(layers[:5]) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
     meaning = {
         "allow": "the formulas were used without change, and have no bounds there",
-        "rectify": "they were set to 0 first",
+        "rectify": "negative responses were set to 0 first",
         "shift": "each unit's smallest response was subtracted first",
-        "auto": "they are not computed in these layers",
-    }.get(handled, "they were refused")
+        "auto": "these measures are NaN in these layers",
+    }.get(handled, "negative responses were refused")
     return [
         f"{len(layers)} of {len(negative)} layers have negative responses ({names}). Selectivity "
         f"and sparseness are defined for responses that are not negative; here "

@@ -274,6 +274,11 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, Any]]):
                 f"raised {_one_line(error)}"
             ) from error
 
+    @property
+    def in_array(self) -> bool:
+        """Whether all images are one array in memory, not files or another sequence."""
+        return isinstance(self._images, np.ndarray)
+
     def ready_images(self, indices: npt.ArrayLike, *, pinned: bool = False) -> torch.Tensor | None:
         """Return a copy of network inputs, (stimulus, ...).
 
@@ -287,7 +292,7 @@ class Stimuli(torch.utils.data.Dataset[tuple[Any, Any]]):
         torch.Size([2, 3, 8, 8])
         """
         one_by_one = type(self).__getitem__ is not Stimuli.__getitem__
-        if one_by_one or not self.ready or not isinstance(self._images, np.ndarray):
+        if one_by_one or not self.ready or not self.in_array:
             return None
         chosen = self._indices[np.asarray(indices)]
         # In PyTorch's memory, because the alignment of NumPy's can change the last bit of results.

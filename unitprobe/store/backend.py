@@ -62,6 +62,13 @@ class RecordingBackend(BackendEntrypoint):
         manager = CachingFileManager(h5py.File, os.fspath(path.resolve()), mode="r")
         with HDF5_LOCK:
             file = manager.acquire()
+            content = file.attrs.get("unitprobe_content")
+            if content != "recording":
+                manager.close()
+                raise StoreError(
+                    f"{path} is not a recording but holds: {content or 'something else'}; open it "
+                    "with engine='h5netcdf'"
+                )
             scales = {_address(file[name]): name for name in ("stimulus", "class_name")}
             root = _root(file)
             groups = {"/": root.drop_vars(dropped, errors="ignore")}

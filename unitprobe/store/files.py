@@ -174,7 +174,7 @@ def _refuse_locked(path: Path) -> None:
                 f"{path} is open in another program that writes to it; close it there first"
             ) from error
         except OSError:
-            return  # a file system without locks, of which HDF5 has its own opinion
+            return  # the file system has no locks; HDF5 itself decides whether it needs them
 
 
 def first_line(error: BaseException) -> str:
